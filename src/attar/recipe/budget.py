@@ -1,0 +1,1 @@
+"""The budget: hard limits on what the artifact may cost."""
