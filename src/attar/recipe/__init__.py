@@ -1,0 +1,23 @@
+"""The recipe: a TOML file that says everything a run does. Nothing here imports torch."""
+
+from attar.recipe.budget import Budget
+from attar.recipe.load import RecipeError, check_recipe, difference, load_recipe, recipe_text
+from attar.recipe.types import Augment, Compute, Data, Distil, Prune, Recipe, Student, Teacher, Training
+
+__all__ = [
+    "Augment",
+    "Budget",
+    "Compute",
+    "Data",
+    "Distil",
+    "Prune",
+    "Recipe",
+    "RecipeError",
+    "Student",
+    "Teacher",
+    "Training",
+    "check_recipe",
+    "difference",
+    "load_recipe",
+    "recipe_text",
+]

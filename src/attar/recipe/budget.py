@@ -1,1 +1,135 @@
-"""The budget: hard limits on what the artifact may cost."""
+"""The budget: hard limits on what the student may cost."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+KINDS = ("params", "macs", "bytes", "latency")
+"""What a budget may limit: parameters, multiply-accumulates of one sample, bytes of the weights file, seconds of a batch."""
+
+Limit = int | float | str | None
+_COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_TIME_UNITS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
+_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hard limits, several at once if wanted; the student is at or under each of them.
+
+    A limit is a number (`100_000`), a number with a unit (`"100k"`, `"1.5M"`; `"5ms"` for latency), or a share of what
+    the uncut network costs (`"25%"`). Raises ValueError for a limit that is none of these, or when nothing is limited.
+    """
+
+    params: Limit = None
+    """Parameters of the network."""
+    macs: Limit = None
+    """Multiply-accumulates of one sample."""
+    bytes: Limit = None
+    """Bytes of parameters and buffers at their dtype, as the weights file holds them."""
+    latency: Limit = None
+    """Seconds of one forward pass of a batch, the median measured on this machine."""
+    batch: int = 1
+    """Samples in the batch whose latency is measured."""
+    threads: int = 1
+    """Threads that latency is measured with."""
+
+    def __post_init__(self) -> None:
+        for kind in KINDS:
+            if getattr(self, kind) is not None:
+                _parse(kind, getattr(self, kind))
+        if not self.limited:
+            raise ValueError(f"the budget limits nothing: give at least one of {', '.join(KINDS)}, e.g. params=100_000")
+        for name in ("batch", "threads"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}: give a whole number of at least 1")
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """The kinds that carry a limit, in the order of `KINDS`."""
+        return tuple(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    def resolve(self, original: Mapping[str, float]) -> dict[str, float]:
+        """The limits as absolute figures, given what the uncut network costs.
+
+        `original` maps kinds to figures; one that is limited by a share must be there, or ValueError is raised. Counts come
+        back as ints, rounded down; latency as seconds.
+        """
+        limits: dict[str, float] = {}
+        for kind in self.limited:
+            value, share = _parse(kind, getattr(self, kind))
+            if share:
+                if kind not in original:
+                    raise ValueError(f"{kind}={getattr(self, kind)!r} is a share, but the network's {kind} is not known")
+                value *= Fraction(original[kind])
+            limits[kind] = float(value) if kind == "latency" else math.floor(value)
+        return limits
+
+    def schedule(self, original: Mapping[str, float], steps: int) -> list[dict[str, float]]:
+        """The limits after each of `steps` steps: equal cuts from the network's own cost down to `resolve`'s figures.
+
+        `original` must hold every limited kind. A limit that already holds is the same in every step.
+        """
+        if steps < 1:
+            raise ValueError(f"steps={steps}: a schedule has at least one step")
+        final = self.resolve(original)
+        missing = [kind for kind in final if kind not in original]
+        if missing:
+            raise ValueError(f"a schedule needs the network's own {' and '.join(missing)}")
+        return [
+            {kind: _between(kind, original[kind], limit, Fraction(step, steps)) for kind, limit in final.items()}
+            for step in range(1, steps + 1)
+        ]
+
+    def __str__(self) -> str:
+        parts = []
+        for kind in self.limited:
+            value = getattr(self, kind)
+            parts.append(f"{kind} <= {value if isinstance(value, str) else format(value, ',')}")
+        return ", ".join(parts)
+
+
+def _between(kind: str, start: float, end: float, part: Fraction) -> float:
+    """`start` moved by `part` of the way to `end`, rounded down for counts; never above `start`'s need to shrink."""
+    if part == 1 or end >= start:
+        return end
+    value = Fraction(start) + (Fraction(end) - Fraction(start)) * part
+    return float(value) if kind == "latency" else math.floor(value)
+
+
+def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
+    """(value, is it a share of the original); ValueError for what cannot be a limit of this kind."""
+    wanted = "seconds, '5ms' or a share such as '50%'" if kind == "latency" else "a count, '100k' or a share such as '25%'"
+    if isinstance(limit, bool) or not isinstance(limit, int | float | str):
+        raise ValueError(f"{kind}={limit!r} is no limit: give {wanted}")
+    if isinstance(limit, str):
+        return _parse_text(kind, limit, wanted)
+    if not math.isfinite(limit) or limit <= 0:
+        raise ValueError(f"{kind}={limit!r}: a limit is above zero and finite; give {wanted}")
+    if kind != "latency" and limit < 1:
+        raise ValueError(f"{kind}={limit!r} is less than one; for a share of the original write {kind}='{limit:.4%}'")
+    return Fraction(limit), False
+
+
+def _parse_text(kind: str, text: str, wanted: str) -> tuple[Fraction, bool]:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{kind}={text!r} cannot be read: give {wanted}")
+    value, unit = Fraction(match[1].replace(",", "").replace("_", "")), match[2]
+    if unit == "%":
+        if not 0 < value <= 100:
+            raise ValueError(f"{kind}={text!r}: a share of the original lies above 0% and is at most 100%")
+        return value / 100, True
+    units: Mapping[str, Fraction | int] = _TIME_UNITS if kind == "latency" else _COUNT_UNITS
+    if unit not in units:
+        known = ", ".join(repr(name) for name in (*units, "%") if name)
+        raise ValueError(f"{kind}={text!r}: unknown unit {unit!r}; one of {known} may follow the number")
+    value *= units[unit]
+    if value <= 0 or (kind != "latency" and value < 1):
+        raise ValueError(f"{kind}={text!r}: a limit is {'above zero' if kind == 'latency' else 'at least 1'}; give {wanted}")
+    return value, False

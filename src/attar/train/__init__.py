@@ -1,0 +1,21 @@
+"""The one loop that teaches, distils and fine-tunes, with what it needs: optimiser, moving average, precision, checkpoints."""
+
+from attar.train.checkpoint import CheckpointError, read_checkpoint, write_atomically, write_checkpoint
+from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_for
+from attar.train.machine import Machine
+from attar.train.state import TrainState
+
+__all__ = [
+    "CheckpointError",
+    "Diverged",
+    "Machine",
+    "Progress",
+    "TrainState",
+    "accuracy",
+    "fit",
+    "predict",
+    "read_checkpoint",
+    "steps_for",
+    "write_atomically",
+    "write_checkpoint",
+]

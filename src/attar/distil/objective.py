@@ -1,0 +1,68 @@
+"""Objectives: what the one loop minimises. Teaching, distilling and fine-tuning differ in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from attar.distil.losses import distillation_loss
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of views, named by (epoch, samples) under the run's seed."""
+
+    images: torch.Tensor
+    """float32 (batch, channels, height, width), normalised."""
+    labels: torch.Tensor
+    """int64 (batch,)."""
+    epoch: int
+    """The views' epoch."""
+    samples: torch.Tensor
+    """int64 (batch,): ids of the images in the training set."""
+
+
+class Objective(Protocol):
+    """A loss for one batch; also hands out the logits, so that the loop can count hits."""
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+def from_labels(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy with the labels: teaching, and the control without a teacher."""
+    logits = model(batch.images)
+    return F.cross_entropy(logits.float(), batch.labels), logits
+
+
+TeacherOutputs = Callable[[Batch], torch.Tensor]
+"""Teacher's logits (batch, classes) for the very views of the batch, whether computed or remembered."""
+
+
+@dataclass(frozen=True)
+class FromTeacher:
+    """Distillation with the teacher's outputs on the very same view."""
+
+    teacher: TeacherOutputs
+    temperature: float
+    alpha: float
+
+    def __call__(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        target = self.teacher(batch)
+        logits = model(batch.images)
+        return distillation_loss(logits, target, batch.labels, self.temperature, self.alpha), logits
+
+
+class OnlineTeacher:
+    """A teacher that looks at every view: frozen, in eval mode, under inference mode."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        with torch.inference_mode():
+            logits = self.model(batch.images).float()
+        return logits.clone()  # a tensor made under inference mode could not take part in the student's backward pass

@@ -1,0 +1,153 @@
+"""Reading a recipe: TOML text and overrides in, a checked `Recipe` out, or an error that names the place and the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from attar.recipe.types import Recipe
+
+Place = tuple[str | int, ...]
+
+
+class RecipeError(ValueError):
+    """The recipe cannot be run as written; the message says where, what is allowed and what may have been meant."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file.
+
+    Args:
+        path: the TOML file.
+        overrides: `key=value` pairs such as `distil.temperature=2`, applied on top of the file.
+
+    Raises:
+        RecipeError: the file is not there, is not TOML, or does not say a valid recipe.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in (*Path("recipes").glob("*.toml"), *path.parent.glob("*.toml")))
+        hint = f"; there is {', '.join(dict.fromkeys(near))}" if near else ""
+        raise RecipeError(f"no recipe at {path}{hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _override(values, override)
+    return check_recipe(values, where=str(path), lines=_lines(text))
+
+
+def check_recipe(values: dict[str, Any], where: str = "recipe", lines: dict[Place, int] | None = None) -> Recipe:
+    """Check a recipe given as nested dictionaries.
+
+    Raises:
+        RecipeError: listing every fault with its place.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        faults = [_explain(fault, values, where, lines or {}) for fault in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(faults))) from None
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe with every default spelled out, as JSON: what a run records and compares."""
+    return json.dumps(recipe.model_dump(mode="json"), indent=1, sort_keys=True)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The lines that tell two recipes apart, e.g. `distil.temperature: 4.0 -> 2.0`."""
+    found = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += difference(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {json.dumps(before)} -> {json.dumps(after)}")
+    return found
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"override {override!r}: write it as key=value, for example distil.temperature=2")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is a string: compute.device=cpu
+    table = values
+    for depth, part in enumerate(parts[:-1], 1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"override {override!r}: {'.'.join(parts[:depth])} is a value, not a table")
+    table[parts[-1]] = value
+
+
+def _lines(text: str) -> dict[Place, int]:
+    """Line numbers of tables and keys, as far as a plain scan tells them (tomllib keeps none)."""
+    lines: dict[Place, int] = {}
+    table: Place = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?$", line):
+            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            lines.setdefault(table, number)
+        elif key := re.match(r"\s*([A-Za-z0-9_.\-\"']+)\s*=", line):
+            lines.setdefault((*table, *(part.strip("\"'") for part in key[1].split("."))), number)
+    return lines
+
+
+def _explain(fault: Any, values: dict[str, Any], where: str, lines: dict[Place, int]) -> str:
+    place: Place = tuple(fault["loc"])
+    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
+    dotted = ".".join(str(part) for part in place) or "the whole recipe"
+    start = f"{where}{f':{line}' if line else ''}: {dotted}"
+    kind, context = fault["type"], fault.get("ctx", {})
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = _keys_at(place[:-1])
+        return f"{start}: no such key; {_closest(str(place[-1]), allowed)}allowed here: {', '.join(allowed)}"
+    if kind == "missing":
+        return f"{start}: must be given"
+    if kind == "literal_error":
+        allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{start} = {fault['input']!r}; {_closest(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
+    message = str(context["error"]) if "error" in context else fault["msg"]
+    shown = fault["input"]
+    value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"
+    return f"{start}{value}: {message[:1].lower()}{message[1:]}"
+
+
+def _closest(word: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""
+
+
+def _keys_at(place: Place) -> list[str]:
+    """The keys that the recipe's types allow in the table at `place`."""
+    kind: Any = Recipe
+    for part in place:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and part in kind.model_fields:
+            kind = _table_type(kind.model_fields[str(part)].annotation)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return list(kind.model_fields)
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _table_type(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(a for a in typing.get_args(annotation) if a is not type(None))
+    return annotation

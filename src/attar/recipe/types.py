@@ -1,0 +1,205 @@
+"""The recipe's types: everything that a run does, checked before anything runs. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from attar.recipe.budget import Budget
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Table(BaseModel):
+    """A table of the recipe: unknown keys are errors, values do not change, and numbers are not read from strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Data(Table):
+    source: str
+    """`fashion-mnist`, `digits`, or any other source that `attar.data.load_data` knows."""
+    folder: str | None = None
+    """Where the data's files are; looked at first. Without it: cache, system folder, download."""
+    held_out: Annotated[int, Field(ge=0)] = 5000
+    """Training images kept out for every choice (stratified). 0 trains on all of them: only for a frozen recipe."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Augment(Table):
+    """Random crop, flip and erasing of every training view (erasing: Zhong et al. 2017)."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 2
+    """Pixels of zero padding on every side before a random crop back to the image's size."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    erase: Fraction = 0.5
+    """Probability that a random rectangle is erased."""
+    erase_area: tuple[Positive, Positive] = (0.02, 0.4)
+    """Smallest and largest erased share of the image's area."""
+    erase_aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
+    """Smallest and largest height / width of the erased rectangle."""
+
+    @field_validator("erase_area", "erase_aspect", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Augment:
+        for name in ("erase_area", "erase_aspect"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} = [{low}, {high}]: the first number is the smallest, the second the largest")
+        if self.erase_area[1] > 1:
+            raise ValueError(f"erase_area = {list(self.erase_area)}: shares of the image's area are at most 1")
+        return self
+
+
+class Training(Table):
+    """How the one loop trains, whatever the objective."""
+
+    epochs: Positive
+    """Passes over the training images; a fraction is fine (0.25: a quarter of the images)."""
+    batch: Annotated[int, Field(ge=1)] = 128
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` is with momentum 0.9 and Nesterov's step."""
+    learning_rate: Positive = 0.1
+    """The peak, reached after the warm-up; a cosine leads down from there."""
+    final_learning_rate: NonNegative = 0.0
+    """Where the cosine ends."""
+    warmup: NonNegative = 0.0
+    """Epochs of linear warm-up, counted in `epochs`."""
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 5e-4
+    """On every parameter, batch norm's too."""
+    clip: NonNegative = 0.0
+    """Largest gradient norm; 0 clips nothing."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of the moving average of the weights that is evaluated and shipped; 0 uses the last weights."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.warmup >= self.epochs and self.warmup > 0:
+            raise ValueError(f"warmup = {self.warmup:g} leaves nothing of epochs = {self.epochs:g}; make it smaller")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate = {self.final_learning_rate:g} is above learning_rate = {self.learning_rate:g}"
+            )
+        return self
+
+
+class Network(Table):
+    """A network by its builder's name: attar's own (`resnet20`), `timm:NAME`, `torchvision:NAME` or `package.module:function`."""
+
+    model: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the builder, e.g. `{widths = [16, 32, 64]}`. Input channels and classes come from the data."""
+    weights: str | None = None
+    """A safetensors file with trained weights; a teacher that has them is not taught."""
+
+    @field_validator("model")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the name of a builder is empty; `attar models` lists them")
+        return value
+
+
+class Teacher(Network):
+    train: Training | None = None
+    """How it is taught; not needed where `weights` are given."""
+
+    @model_validator(mode="after")
+    def _trained_somehow(self) -> Teacher:
+        if self.weights is None and self.train is None:
+            raise ValueError("a teacher needs either `weights` (a file) or a [teacher.train] table")
+        return self
+
+
+class Student(Network):
+    """The network that is trained to imitate the teacher, before pruning."""
+
+
+class Distil(Table):
+    """Knowledge distillation (Hinton et al. 2015): alpha x T^2 x KL(teacher || student) + (1 - alpha) x cross-entropy."""
+
+    temperature: Positive = 4.0
+    alpha: Fraction = 0.9
+    """Weight of the teacher; 0 trains on labels alone."""
+    view_pool: Annotated[int, Field(ge=0)] = 0
+    """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
+    train: Training
+
+
+class Prune(Table):
+    """Iterative structured pruning under the budget, with fine-tuning by the distillation objective after every step."""
+
+    budget: Budget
+    steps: Annotated[int, Field(ge=1)] = 30
+    schedule: Literal["geometric", "linear"] = "geometric"
+    """How the limit falls from the student's cost to the budget over the steps."""
+    importance: str = "group_norm"
+    allocation: Literal["even", "global", "isomorphic"] = "even"
+    """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;
+    `isomorphic`: ranked within groups of the same structure (Fang et al. 2024)."""
+    protect: tuple[str, ...] = ()
+    """Names or patterns of parameters whose groups stay whole."""
+    round_to: Annotated[int, Field(ge=1)] = 1
+    """Widths are kept multiples of this."""
+    train: Training
+    """Fine-tuning after every step."""
+    final: Training | None = None
+    """Longer fine-tuning after the last step, in place of `train`."""
+
+    @field_validator("protect", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Compute(Table):
+    """Where and how numbers are computed."""
+
+    device: str = "auto"
+    """`auto` takes CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:1`, `mps`."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` is bf16 autocast where the processor computes it natively, else fp32."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 takes all cores. The same number gives the same bits."""
+    checkpoint_seconds: NonNegative = 60.0
+    """A checkpoint is written at least this often (and at the end of every epoch and step)."""
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        kind = value.split(":")[0]
+        if kind not in ("auto", "cpu", "cuda", "mps"):
+            raise ValueError(f"device = {value!r}; allowed: auto, cpu, cuda, cuda:N, mps")
+        return value
+
+
+class Recipe(Table):
+    """Everything a run does. Without `teacher`, the student learns from labels; without `prune`, it keeps its size."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    data: Data
+    augment: Augment = Augment()
+    teacher: Teacher | None = None
+    student: Student
+    distil: Distil
+    prune: Prune | None = None
+    compute: Compute = Compute()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.teacher is None and self.distil.alpha > 0:
+            raise ValueError(
+                f"distil.alpha = {self.distil.alpha:g} asks for a teacher and there is none; "
+                "add a [teacher] table or set distil.alpha = 0"
+            )
+        return self

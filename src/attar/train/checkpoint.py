@@ -1,0 +1,66 @@
+"""Checkpoints: one safetensors file of tensors and plain numbers, written so that a crash leaves the old or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written or read; the message names the file and the way out."""
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
+    """Write atomically: a temporary file beside `path`, flushed to the disk, then renamed over it.
+
+    Args:
+        path: the file, `.safetensors`.
+        tensors: name -> tensor, of any device.
+        numbers: what JSON can hold.
+
+    Raises:
+        CheckpointError: a tensor is not finite, which would make this the checkpoint of a broken run.
+    """
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"not written to {path}: {len(broken)} tensors are not finite, first {broken[0]}")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(plain, metadata={"attar": json.dumps(numbers)}))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file so that it is either the old one or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what `write_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: the file is damaged or not a checkpoint of attar's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            numbers = json.loads(file.metadata()["attar"])
+            return {name: file.get_tensor(name) for name in file.keys()}, numbers  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or was not written by attar ({error}); delete it to start its stage again"
+        ) from None

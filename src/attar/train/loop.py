@@ -1,0 +1,167 @@
+"""The one loop: it teaches, distils and fine-tunes. What it minimises is the objective's affair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from attar.data import Views
+from attar.distil import Batch, Objective
+from attar.recipe import Training
+from attar.train.machine import Machine
+from attar.train.state import TrainState
+
+EXPLODED = 100.0
+"""A loss this many times the first one (or 1, if that is larger) counts as an explosion."""
+
+
+class Diverged(RuntimeError):
+    """The loss became NaN, infinite or huge."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step, or an epoch, tells those who watch."""
+
+    step: int
+    steps: int
+    epoch: int
+    learning_rate: float
+    loss: float
+    """Mean over the images since the last report."""
+    accuracy: float
+    """On the augmented training views since the last report, 0 to 1."""
+    images: int
+    """Images seen in the stage so far."""
+
+
+def steps_for(training: Training, images: int) -> int:
+    """Optimiser steps of a call of the loop: whole batches only, at least one."""
+    return max(1, round(training.epochs * max(1, images // training.batch)))
+
+
+def learning_rate(training: Training, step: int, steps: int, images: int) -> float:
+    """Linear warm-up, then a cosine from the peak to the final rate; `step` counts from 0."""
+    warmup = min(steps - 1, round(training.warmup * max(1, images // training.batch)))
+    if step < warmup:
+        return training.learning_rate * (step + 1) / (warmup + 1)
+    fraction = (step - warmup) / max(1, steps - warmup)
+    low, high = training.final_learning_rate, training.learning_rate
+    return low + (high - low) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+def fit(
+    state: TrainState,
+    objective: Objective,
+    views: Views,
+    samples: torch.Tensor,
+    training: Training,
+    *,
+    view_pool: int = 0,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Train until the steps of `training` are done, from wherever `state` stands.
+
+    Args:
+        state: model, moments, moving average and position; changed in place.
+        objective: the loss of a batch.
+        views: where augmented batches come from.
+        samples: int64 (n,): ids of the training images to use.
+        training: optimiser, schedule, batch size.
+        view_pool: cycle through this many epochs of views; 0 makes every epoch's views new.
+        on_step: called after every step; a checkpoint may be taken there.
+        on_epoch: called when an epoch, or the call, ends.
+
+    Raises:
+        Diverged: the loss is NaN, infinite, or a hundred times the first one.
+    """
+    state.begin(training)
+    model, optimiser, at = state.model, state.optimiser, state.position
+    assert optimiser is not None
+    steps, batch_size = steps_for(training, len(samples)), min(training.batch, len(samples))
+    order, ordered_epoch = samples, -1
+    while at.step < steps:
+        if at.offset + batch_size > len(samples):
+            at.epoch, at.offset = at.epoch + 1, 0
+        if ordered_epoch != at.epoch:
+            order, ordered_epoch = views.order(at.epoch, samples), at.epoch
+        chosen = order[at.offset : at.offset + batch_size]
+        rate = learning_rate(training, at.step, steps, len(samples))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        view_epoch = at.epoch % view_pool if view_pool else at.epoch
+        images, labels = views.batch(view_epoch, chosen)
+        images = images.to(memory_format=state.machine.memory_format)
+        model.train()
+        with state.machine.autocast():
+            loss, logits = objective(model, Batch(images, labels, view_epoch, chosen))
+        value = loss.item()
+        _check(value, state, chosen)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if training.clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        optimiser.step()
+        state.update_ema(training.ema)
+        at.step, at.offset, at.images = at.step + 1, at.offset + batch_size, at.images + batch_size
+        at.loss_sum, at.count = at.loss_sum + value * batch_size, at.count + batch_size
+        at.hits += int((logits.detach().argmax(1) == labels).sum())
+        progress = Progress(
+            at.step, steps, at.epoch, rate, at.loss_sum / at.count, at.hits / at.count, at.images
+        )
+        if at.step == steps or at.offset + batch_size > len(samples):
+            at.loss_sum, at.hits, at.count = 0.0, 0, 0
+            on_epoch(progress)
+        on_step(progress)
+    at.step = 0
+
+
+def _check(loss: float, state: TrainState, samples: torch.Tensor) -> None:
+    at = state.position
+    if at.first_loss is None and math.isfinite(loss):
+        at.first_loss = loss
+    if math.isfinite(loss) and loss <= EXPLODED * max(1.0, at.first_loss or 0.0):
+        return
+    shown = ", ".join(str(s) for s in samples[:8].tolist())
+    raise Diverged(
+        f"the loss is {loss:g} at step {at.step + 1} of epoch {at.epoch} (batch of {len(samples)} images: {shown}, ...); "
+        "a lower learning_rate, a longer warmup or clip = 1 usually helps"
+    )
+
+
+@torch.no_grad()
+def predict(
+    model: torch.nn.Module, views: Views, samples: torch.Tensor, machine: Machine, batch: int = 500, exact: bool = False
+) -> torch.Tensor:
+    """Logits for plain (not augmented) images in eval mode; the model's mode is restored.
+
+    Args:
+        samples: int64 (n,).
+        exact: float32 throughout instead of the run's precision.
+
+    Returns:
+        float32 (n, classes) on the CPU.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        found = []
+        for chosen in samples.split(batch):
+            images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
+            if exact:
+                found.append(model(images).float().cpu())
+                continue
+            with machine.autocast():
+                found.append(model(images).float().cpu())
+        return torch.cat(found)
+    finally:
+        model.train(was_training)
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of correct predictions, 0 to 1."""
+    return (logits.argmax(1) == labels.to(logits.device)).double().mean().item()

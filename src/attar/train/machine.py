@@ -1,0 +1,90 @@
+"""Where training runs: device, precision, memory layout and threads, decided once per run and recorded."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from attar.recipe import Compute
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A resolved choice: plain values, so that it can be recorded and compared."""
+
+    device: str
+    precision: str
+    """`fp32`, or `bf16` for autocast (weights, losses and optimiser stay float32)."""
+    channels_last: bool
+    threads: int
+
+    @classmethod
+    def choose(cls, compute: Compute) -> Machine:
+        """Resolve `auto` for this machine and set torch's number of threads.
+
+        Raises:
+            ValueError: a device or precision was asked for that is not here.
+        """
+        device = _device(compute.device)
+        kind = torch.device(device).type
+        native = _native_bf16(kind)
+        if compute.precision == "bf16" and kind == "mps":
+            raise ValueError("compute.precision = 'bf16' is not supported on mps; use 'fp32' or 'auto'")
+        precision = ("bf16" if native else "fp32") if compute.precision == "auto" else compute.precision
+        torch.set_num_threads(compute.threads or _cores())
+        return cls(device, precision, kind != "mps", torch.get_num_threads())
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of every forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def place(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Move a model to the device, its 4-d parameters into the layout.
+
+        The copy is always fresh: where a dimension is 1 several strides count as the same layout, and a kernel
+        chosen by stride would break "the same bits after a resume".
+        """
+        model.to(self.device)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 4:
+                    fresh = torch.empty_like(parameter, memory_format=self.memory_format)
+                    parameter.data = fresh.copy_(parameter)
+        return model
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _device(asked: str) -> str:
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = asked.split(":")[0]
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here[kind]:
+        found = ", ".join(name for name, is_here in here.items() if is_here)
+        raise ValueError(f"compute.device = {asked!r} is not on this machine; there is: {found}")
+    return asked
+
+
+def _native_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,180 @@
+"""What training carries from step to step, under names: weights, moments, moving average, position. It can be cut and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from attar.recipe import Training
+from attar.train.machine import Machine
+
+Kept = Mapping[str, Sequence[tuple[int, torch.Tensor]]]
+"""Tensor name -> (dimension, int64 indices that stay) for every dimension that a cut shortened."""
+
+
+@dataclass
+class Position:
+    """Where in the stream of views, and in the current call of the loop, training stands. Plain numbers."""
+
+    epoch: int = 0
+    """Epoch of views, counted over all calls of the loop in a stage."""
+    offset: int = 0
+    """Images of this epoch already used."""
+    step: int = 0
+    """Optimiser steps done in the current call."""
+    updates: int = 0
+    """Updates of the moving average."""
+    images: int = 0
+    """Images seen in the stage."""
+    loss_sum: float = 0.0
+    hits: int = 0
+    count: int = 0
+    """Loss (summed over images), correct predictions and images since the last report."""
+    first_loss: float | None = None
+    """What later losses are compared with, to notice an explosion."""
+
+
+class TrainState:
+    """A model with everything that its training has gathered."""
+
+    def __init__(self, model: torch.nn.Module, machine: Machine) -> None:
+        self.machine = machine
+        self.model = machine.place(model)
+        self.optimiser: torch.optim.Optimizer | None = None
+        self.ema: dict[str, torch.Tensor] | None = None
+        self.position = Position()
+
+    def begin(self, training: Training) -> None:
+        """Set the optimiser and the moving average up for a call of the loop; what they gathered stays where it fits."""
+        moments = self._moments()
+        self.optimiser = _optimiser(self.model, training, self.machine)
+        self._set_moments(moments)
+        if training.ema == 0:
+            self.ema = None
+        elif self.ema is None:
+            self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.position.updates = 0
+
+    def update_ema(self, decay: float) -> None:
+        """Move the average one step; early steps weigh more, so that it forgets the initial weights."""
+        if self.ema is None:
+            return
+        self.position.updates += 1
+        decay = min(decay, (1 + self.position.updates) / (10 + self.position.updates))
+        now = self.model.state_dict()
+        floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.ema[name] for name in floats], [now[name] for name in floats], 1 - decay)
+        for name, tensor in now.items():
+            if not tensor.is_floating_point():
+                self.ema[name].copy_(tensor)
+
+    @contextmanager
+    def averaged(self) -> Iterator[torch.nn.Module]:
+        """The model with the averaged weights (the last ones where there is no average), for as long as the context lasts."""
+        if self.ema is None:
+            yield self.model
+            return
+        now = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+        try:
+            self.model.load_state_dict(self.ema)
+            yield self.model
+        finally:
+            self.model.load_state_dict(now)
+
+    def cut(self, model: torch.nn.Module, kept: Kept) -> None:
+        """Follow a cut of the model: moments and moving average lose the same indices as the weights did.
+
+        Args:
+            model: the smaller model (the same object where it was cut in place).
+            kept: the indices that stayed.
+        """
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        moments = {
+            name: {key: _select(value, kept.get(name, ())) if value.dim() else value for key, value in state.items()}
+            for name, state in self._moments().items()
+        }
+        self.model = self.machine.place(model)
+        if self.ema is not None:
+            self.ema = {name: _select(tensor, kept.get(name, ())) for name, tensor in self.ema.items()}
+            wrong = [name for name, shape in shapes.items() if self.ema[name].shape != shape]
+            assert not wrong, f"the cut did not say how {wrong} became smaller"
+        if self.optimiser is not None:
+            self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
+            self.optimiser.state.clear()
+            self._set_moments(moments)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that a checkpoint must hold."""
+        found = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, state in self._moments().items():
+            found |= {f"moment/{name}/{key}": value for key, value in state.items()}
+        found |= {f"ema/{name}": tensor for name, tensor in (self.ema or {}).items()}
+        return found
+
+    def numbers(self) -> dict[str, Any]:
+        return asdict(self.position)
+
+    def load(self, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any], training: Training) -> None:
+        """Continue from a checkpoint: the counterpart of `tensors` and `numbers`."""
+        self.model.load_state_dict(_below(tensors, "model/"))
+        self.machine.place(self.model)
+        self.ema = {name: t.to(self.machine.device) for name, t in _below(tensors, "ema/").items()} or None
+        self.position = Position(**numbers)
+        self.optimiser = _optimiser(self.model, training, self.machine)
+        moments: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in _below(tensors, "moment/").items():
+            parameter, key = name.rsplit("/", 1)
+            moments.setdefault(parameter, {})[key] = tensor
+        self._set_moments(moments)
+
+    def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
+        if self.optimiser is None:
+            return {}
+        named = ((name, self.optimiser.state.get(p, {})) for name, p in self.model.named_parameters())
+        return {name: {k: v for k, v in state.items() if v is not None} for name, state in named if state}
+
+    def _set_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
+        assert self.optimiser is not None
+        wanted = {"momentum_buffer"} if isinstance(self.optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+        for name, parameter in self.model.named_parameters():
+            state = moments.get(name, {})
+            if set(state) == wanted:  # another optimiser's moments mean nothing to this one
+                self.optimiser.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+
+
+def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> torch.optim.Optimizer:
+    fused = torch.device(machine.device).type in ("cpu", "cuda")
+    parameters = list(model.parameters())
+    if training.optimiser == "adamw":
+        return torch.optim.AdamW(
+            parameters, training.learning_rate, weight_decay=training.weight_decay, fused=fused or None
+        )
+    return torch.optim.SGD(
+        parameters,
+        training.learning_rate,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+        weight_decay=training.weight_decay,
+        fused=fused or None,
+    )
+
+
+def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A moment laid out as its parameter is, so that a resumed step runs the same kernels."""
+    if value.shape != parameter.shape:
+        return value.clone()
+    return torch.empty_like(parameter).copy_(value).detach()
+
+
+def _select(tensor: torch.Tensor, kept: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    for dim, index in kept:
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor.clone()
+
+
+def _below(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
