@@ -1,0 +1,20 @@
+"""Data sets by name, the split, and batches of views."""
+
+from attar.data.augment import Augmentation
+from attar.data.images import DataError, ImageData, Progress, pixel_statistics
+from attar.data.load import NAMES, load_data
+from attar.data.split import Split, split
+from attar.data.views import Views
+
+__all__ = [
+    "NAMES",
+    "Augmentation",
+    "DataError",
+    "ImageData",
+    "Progress",
+    "Split",
+    "Views",
+    "load_data",
+    "pixel_statistics",
+    "split",
+]

@@ -1,0 +1,85 @@
+"""attar's cache on disk: where it is, files that appear whole or not at all, and one process at a time."""
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from attar.data.images import DataError, Progress
+
+log = logging.getLogger("attar.data")
+
+
+def cache_folder() -> Path:
+    """$ATTAR_CACHE, else $XDG_CACHE_HOME/attar, else ~/.cache/attar. It need not exist."""
+    if chosen := os.environ.get("ATTAR_CACHE"):
+        return Path(chosen).expanduser()
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base).expanduser() / "attar"
+    return Path("~/.cache/attar").expanduser()
+
+
+def tell(progress: Progress | None, line: str, level: int = logging.INFO) -> None:
+    """Says a line once: to the log, and to whoever watches."""
+    log.log(level, line)
+    if progress is not None:
+        progress(line, None)
+
+
+def make_folder(folder: Path) -> None:
+    """Raises DataError if the folder cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the cache folder {folder} ({error.strerror or error}); set ATTAR_CACHE to another folder"
+        ) from error
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Writes a file beside `path` and renames it: readers see the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, progress: Progress | None) -> Iterator[None]:
+    """Holds the folder's lock, so that processes that need the same data fetch it once.
+
+    Where the system or the file system has no locks nothing is held: files still appear whole, only fetched twice.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (folder / ".lock").open("a") as file:
+        waited = 0.0
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if waited == 0:
+                    tell(progress, f"another process is fetching into {folder}; waiting for it")
+                time.sleep(0.2)
+                waited += 0.2
+            except OSError:
+                break
+            else:
+                break
+        yield

@@ -1,0 +1,27 @@
+"""Data sets by name."""
+
+import difflib
+import os
+from pathlib import Path
+
+from attar.data.digits import load_digits
+from attar.data.fashion_mnist import load_fashion_mnist
+from attar.data.images import DataError, ImageData, Progress
+
+NAMES = ("fashion-mnist", "digits")
+
+
+def load_data(name: str, folder: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> ImageData:
+    """The data set of that name, checked: "fashion-mnist" or "digits".
+
+    folder: where to look for its files first. progress: told a line and the fraction done (or None) while it works.
+    Raises DataError (a ValueError) naming the file, what is wrong with it, and the way out.
+    """
+    place = None if folder is None else Path(folder).expanduser()
+    if name == "fashion-mnist":
+        return load_fashion_mnist(place, progress)
+    if name == "digits":
+        return load_digits(progress)
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"there is no data set {name!r}{hint} Known: {', '.join(NAMES)}")

@@ -1,0 +1,134 @@
+"""Views: augmented images that are a pure function of (seed, epoch, sample).
+
+The same bits whatever the batch they come in, its order, the number of threads, the process, and the device; so
+teacher outputs computed once hold for every later use of the same view.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from attar.data.augment import (
+    ERASE_BOTTOM,
+    ERASE_LEFT,
+    ERASE_RIGHT,
+    ERASE_TOP,
+    LEFT,
+    MIRROR,
+    TOP,
+    Augmentation,
+    places,
+)
+from attar.data.images import DataError
+from attar.data.philox import Stream, check_seed, sort_key, words
+
+_TABLES_KEPT = 2
+
+
+class Views:
+    """Batches of views of `images` (uint8 (N, C, H, W)), whole on `device`; sample ids are indices into `images`.
+
+    mean, std: of each channel, for pixels in 0..1 (see `pixel_statistics`).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device | str = "cpu",
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        check_seed(seed)
+        channels = images.shape[1]
+        if images.dtype != torch.uint8 or len(labels) != len(images):
+            raise DataError(f"views need uint8 images and as many labels, not {images.dtype}, {len(labels)} labels")
+        if len(mean) != channels or len(std) != channels or min(std) <= 0:
+            raise DataError(f"mean and std must have a value for each of {channels} channels, std > 0: {mean}, {std}")
+        self.images = images.to(device)
+        self.labels = labels.to(device)
+        self.augmentation = augmentation
+        self.seed = seed
+        self.device = self.images.device
+        # Pixels are integers 0..255: (pixel - shift) * scale is two exactly rounded operations, the same everywhere.
+        self._shift = torch.tensor([255 * value for value in mean], device=device).view(1, channels, 1, 1)
+        self._scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, channels, 1, 1)
+        self._tables: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def order(self, epoch: int, samples: Tensor) -> Tensor:
+        """The sample ids (int64, on the CPU) in the order of this epoch, whatever order they are given in."""
+        samples = samples.cpu().sort().values
+        first, second, _, _ = words(self.seed, Stream.ORDER, epoch, samples)
+        return samples[torch.argsort(sort_key(first, second), stable=True)]
+
+    def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
+        table = self._table(epoch)
+        samples = samples.to(self.device)
+        here = table[samples]
+        pixels = _crop(self.images[samples], here, self.augmentation.crop_padding)
+        if self.augmentation.flip > 0:
+            pixels = torch.where(here[:, MIRROR].bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        erased = _erased(here, pixels.shape) if self.augmentation.erase > 0 else None
+        if erased is not None and self.augmentation.erase_fill == "random":
+            pixels = torch.where(erased, _noise(self.seed, epoch, samples, pixels.shape), pixels)
+        if erased is not None and self.augmentation.erase_fill == "black":
+            pixels = pixels.masked_fill(erased, 0)
+        views = self._normalise(pixels)
+        if erased is not None and self.augmentation.erase_fill == "mean":
+            views.masked_fill_(erased, 0.0)
+        return views, self.labels[samples]
+
+    def plain(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples as they are: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
+        samples = samples.to(self.device)
+        return self._normalise(self.images[samples]), self.labels[samples]
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
+
+    def _table(self, epoch: int) -> Tensor:
+        """The places of all samples in this epoch; the last two epochs are kept."""
+        if epoch not in self._tables:
+            while len(self._tables) >= _TABLES_KEPT:
+                del self._tables[next(iter(self._tables))]
+            height, width = self.images.shape[2:]
+            everyone = torch.arange(len(self.images))
+            table = places(self.augmentation, self.seed, epoch, everyone, (height, width))
+            self._tables[epoch] = table.to(self.device)
+        return self._tables[epoch]
+
+
+def _crop(pixels: Tensor, here: Tensor, padding: int) -> Tensor:
+    """Each image's window of the original size in the image padded with black: (B, C, H, W) -> (B, C, H, W)."""
+    if padding == 0:
+        return pixels
+    height, width = pixels.shape[2:]
+    windows = pad(pixels, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    return windows[torch.arange(len(pixels), device=pixels.device), here[:, TOP], here[:, LEFT]]
+
+
+def _erased(here: Tensor, shape: torch.Size) -> Tensor:
+    """True inside the erased rectangle: (B, 1, H, W)."""
+    rows = torch.arange(shape[2], device=here.device, dtype=torch.int32)
+    columns = torch.arange(shape[3], device=here.device, dtype=torch.int32)
+    in_rows = (rows >= here[:, ERASE_TOP, None]) & (rows < here[:, ERASE_BOTTOM, None])
+    in_columns = (columns >= here[:, ERASE_LEFT, None]) & (columns < here[:, ERASE_RIGHT, None])
+    return (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+
+
+def _noise(seed: int, epoch: int, samples: Tensor, shape: torch.Size) -> Tensor:
+    """Random pixels, uint8 of the shape (B, C, H, W): the 16 bytes of each Philox block, in order."""
+    count = shape[1:].numel()
+    blocks = torch.arange((count + 15) // 16, device=samples.device)
+    block_words = torch.stack(words(seed, Stream.FILL, epoch, samples[:, None], blocks), dim=-1)
+    shifts = torch.arange(0, 32, 8, device=samples.device)
+    noise = (block_words[..., None] >> shifts).to(torch.uint8)  # keeps the low byte
+    return noise.reshape(len(samples), -1)[:, :count].reshape(shape)
