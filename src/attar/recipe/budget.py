@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 KINDS = ("params", "macs", "bytes", "latency")
-"""What a budget may limit: parameters, multiply-accumulates of one sample, bytes of the weights file, seconds of a batch."""
+"""What a budget may limit: parameters, MACs of one sample, bytes of the weights file, seconds of a batch."""
 
 Limit = int | float | str | None
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -57,32 +57,36 @@ class Budget:
     def resolve(self, original: Mapping[str, float]) -> dict[str, float]:
         """The limits as absolute figures, given what the uncut network costs.
 
-        `original` maps kinds to figures; one that is limited by a share must be there, or ValueError is raised. Counts come
-        back as ints, rounded down; latency as seconds.
+        `original` maps kinds to figures; one that is limited by a share must be there, or ValueError is raised. Counts
+        come back as ints, rounded down; latency as seconds.
         """
         limits: dict[str, float] = {}
         for kind in self.limited:
             value, share = _parse(kind, getattr(self, kind))
             if share:
                 if kind not in original:
-                    raise ValueError(f"{kind}={getattr(self, kind)!r} is a share, but the network's {kind} is not known")
+                    raise ValueError(
+                        f"{kind}={getattr(self, kind)!r} is a share, but the network's {kind} is not known"
+                    )
                 value *= Fraction(original[kind])
             limits[kind] = float(value) if kind == "latency" else math.floor(value)
         return limits
 
-    def schedule(self, original: Mapping[str, float], steps: int) -> list[dict[str, float]]:
-        """The limits after each of `steps` steps: equal cuts from the network's own cost down to `resolve`'s figures.
+    def schedule(self, original: Mapping[str, float], steps: int, shape: str = "geometric") -> list[dict[str, float]]:
+        """The limits after each of `steps` steps, from the network's own cost down to `resolve`'s figures.
 
-        `original` must hold every limited kind. A limit that already holds is the same in every step.
+        `original` must hold every limited kind. `geometric` cuts the same share in every step, `linear` the same
+        amount. A limit that already holds is the same in every step.
         """
         if steps < 1:
             raise ValueError(f"steps={steps}: a schedule has at least one step")
+        if shape not in ("geometric", "linear"):
+            raise ValueError(f"schedule={shape!r}: give 'geometric' or 'linear'")
         final = self.resolve(original)
-        missing = [kind for kind in final if kind not in original]
-        if missing:
+        if missing := [kind for kind in final if kind not in original]:
             raise ValueError(f"a schedule needs the network's own {' and '.join(missing)}")
         return [
-            {kind: _between(kind, original[kind], limit, Fraction(step, steps)) for kind, limit in final.items()}
+            {kind: _between(kind, original[kind], limit, step / steps, shape) for kind, limit in final.items()}
             for step in range(1, steps + 1)
         ]
 
@@ -94,17 +98,19 @@ class Budget:
         return ", ".join(parts)
 
 
-def _between(kind: str, start: float, end: float, part: Fraction) -> float:
-    """`start` moved by `part` of the way to `end`, rounded down for counts; never above `start`'s need to shrink."""
-    if part == 1 or end >= start:
+def _between(kind: str, start: float, end: float, part: float, shape: str) -> float:
+    """The limit when `part` of the way from `start` to `end` is done; counts are rounded down, but not below `end`."""
+    if part == 1 or end >= start or end <= 0:
         return end
-    value = Fraction(start) + (Fraction(end) - Fraction(start)) * part
-    return float(value) if kind == "latency" else math.floor(value)
+    value = start * (end / start) ** part if shape == "geometric" else start + (end - start) * part
+    return value if kind == "latency" else max(math.floor(value), end)
 
 
 def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
     """(value, is it a share of the original); ValueError for what cannot be a limit of this kind."""
-    wanted = "seconds, '5ms' or a share such as '50%'" if kind == "latency" else "a count, '100k' or a share such as '25%'"
+    wanted = (
+        "seconds, '5ms' or a share such as '50%'" if kind == "latency" else "a count, '100k' or a share such as '25%'"
+    )
     if isinstance(limit, bool) or not isinstance(limit, int | float | str):
         raise ValueError(f"{kind}={limit!r} is no limit: give {wanted}")
     if isinstance(limit, str):
@@ -131,5 +137,7 @@ def _parse_text(kind: str, text: str, wanted: str) -> tuple[Fraction, bool]:
         raise ValueError(f"{kind}={text!r}: unknown unit {unit!r}; one of {known} may follow the number")
     value *= units[unit]
     if value <= 0 or (kind != "latency" and value < 1):
-        raise ValueError(f"{kind}={text!r}: a limit is {'above zero' if kind == 'latency' else 'at least 1'}; give {wanted}")
+        raise ValueError(
+            f"{kind}={text!r}: a limit is {'above zero' if kind == 'latency' else 'at least 1'}; give {wanted}"
+        )
     return value, False

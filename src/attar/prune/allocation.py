@@ -1,0 +1,260 @@
+"""Allocation: which units stay, so that every limit of the budget holds.
+
+Whatever the allocation, a group gives up its least important units first, and units that are gone never come back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from attar.models.registry import closest
+from attar.prune.cost import COUNTED, CostModel
+from attar.prune.ladder import Floor, Ladder, ladders
+from attar.prune.structure import Group, Kept, Structure
+
+
+class BudgetError(ValueError):
+    """The budget cannot be met; the message and `smallest` (kind -> figure) say what can."""
+
+    def __init__(self, message: str, smallest: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.smallest = dict(smallest)
+
+
+def choose(
+    structure: Structure,
+    scores: Mapping[int, torch.Tensor],
+    limits: Mapping[str, float],
+    allocation: str = "even",
+    *,
+    kept: Kept | None = None,
+    original: Mapping[int, int] | None = None,
+    floors: Floor | Mapping[str, Floor] | None = None,
+    round_to: int = 1,
+    model: CostModel | None = None,
+) -> Kept:
+    """The units that stay under the limits.
+
+    Args:
+        structure: the network's groups and costs.
+        scores: group index -> float64 (size,), higher is worth more; groups without scores stay as they are.
+        limits: `params`, `macs`, `bytes` -> the figure not to be exceeded (`Budget.resolve`).
+        allocation: `even` keeps the same fraction of every group's original size, rounded down, the largest that fits;
+            `global` removes the least important units anywhere; `isomorphic` ranks units within groups of the same
+            structure and removes the same fraction from each such class (Fang et al. 2024). The last two end within one
+            unit's cost (with `round_to`, one step of alignment) of the tightest limit.
+        kept: what earlier steps kept, in this structure's numbering; nothing else is kept again.
+        original: sizes of groups before anything was cut, where the structure is of a network already cut.
+        floors: least units per group: one for all, or by name or pattern (see `attar.prune.ladder.floor_counts`).
+        round_to: a group that is cut keeps a multiple of this many units; one that holds no smaller multiple stays
+            whole.
+        model: the structure's compiled costs, to save compiling them again.
+
+    Returns:
+        Masks of all groups that are not whole.
+
+    Raises:
+        BudgetError: the limits cannot be met; it names the smallest reachable figure of each.
+        ValueError: an argument that cannot be understood.
+    """
+    if allocation not in ALLOCATIONS:
+        hint = closest(str(allocation), ALLOCATIONS)
+        raise ValueError(f"there is no allocation {allocation!r}{hint}; attar has {', '.join(ALLOCATIONS)}")
+    if unknown := [kind for kind in limits if kind not in COUNTED]:
+        raise ValueError(f"{unknown[0]!r} is not counted; {', '.join(COUNTED)} are (latency: attar.prune.latency)")
+    model = model or CostModel(structure)
+    task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
+    if not task.fits([ladder.rungs[-1] for ladder in task.ladders]):
+        raise _unreachable(task)
+    return task.masks(ALLOCATIONS[allocation](task))
+
+
+def smallest(
+    structure: Structure,
+    scores: Mapping[int, torch.Tensor] | None = None,
+    *,
+    kept: Kept | None = None,
+    original: Mapping[int, int] | None = None,
+    floors: Floor | Mapping[str, Floor] | None = None,
+    round_to: int = 1,
+    model: CostModel | None = None,
+) -> dict[str, int]:
+    """The smallest reachable `params`, `macs` and `bytes`, the same for every allocation: each group at its floor.
+
+    Arguments are those of `choose`; without scores, the cheapest units are taken to stay.
+    """
+    model = model or CostModel(structure)
+    if scores is None:
+        total, marginal = model.cost(kept), model.marginal(kept)
+        scores = {
+            index: -sum((marginal[kind][index] / max(total[kind], 1) for kind in COUNTED), torch.zeros(group.size))
+            for index, group in enumerate(structure.groups)
+        }
+    task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, {})
+    return task.cost([ladder.rungs[-1] for ladder in task.ladders])
+
+
+def signature(group: Group) -> tuple:
+    """What isomorphic groups share: the kinds of their tensors, on which dimension, made or read; rows or not."""
+    parts = Counter((member.kind, member.dim, member.produces) for member in group.members)
+    return (group.row is not None, *sorted(parts.items()))
+
+
+@dataclass
+class _Task:
+    """One question to an allocation. Choices are lists: units kept per row, for each ladder."""
+
+    model: CostModel
+    ladders: list[Ladder]
+    kept: Kept
+    limits: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        self.present = self.model.class_counts(self.kept)
+        """int64 (classes,): units of each class that are there now."""
+
+    def classes(self, ladder: Ladder, units: np.ndarray) -> np.ndarray:
+        return self.model.classes[ladder.group][units]
+
+    def cost(self, keep: list[int]) -> dict[str, int]:
+        gone = [self.classes(ladder, ladder.removed(count)) for ladder, count in zip(self.ladders, keep)]
+        return self.model.evaluate(self.without(np.concatenate(gone) if gone else np.zeros(0, dtype=np.int64)))
+
+    def without(self, gone: np.ndarray) -> np.ndarray:
+        """Class counts after units of the classes in `gone` went."""
+        return self.present - np.bincount(gone, minlength=len(self.present))
+
+    def within(self, cost: Mapping[str, int]) -> bool:
+        return all(cost[kind] <= limit for kind, limit in self.limits.items())
+
+    def fits(self, keep: list[int]) -> bool:
+        return self.within(self.cost(keep))
+
+    def masks(self, keep: list[int]) -> Kept:
+        result = {index: mask.clone() for index, mask in self.kept.items() if not bool(mask.all())}
+        for ladder, count in zip(self.ladders, keep):
+            removed = ladder.removed(count)
+            if len(removed):
+                size = self.model.structure.groups[ladder.group].size
+                mask = result.setdefault(ladder.group, torch.ones(size, dtype=torch.bool))
+                mask[torch.from_numpy(removed)] = False
+        return result
+
+
+def _even(task: _Task) -> list[int]:
+    """The largest fraction that fits: cost only changes at fractions i/n of an original size n, so these are tried."""
+
+    def keep(place: int) -> list[int]:
+        over, under = int(numerators[place]), int(denominators[place])
+        return [ladder.lowest_rung(over * ladder.original // under) for ladder in task.ladders]
+
+    sizes = sorted({ladder.original for ladder in task.ladders})
+    whole = [ladder.rungs[0] for ladder in task.ladders]
+    if task.fits(whole):
+        return whole
+    numerators = np.concatenate([np.arange(1, size + 1) for size in sizes])
+    denominators = np.repeat(sizes, sizes)
+    # Correctly rounded quotients of equal fractions are equal, and those of different ones far apart.
+    _, first = np.unique(numerators / denominators, return_index=True)
+    numerators, denominators = numerators[first], denominators[first]
+    return keep(_largest(len(first), lambda place: task.fits(keep(place))))
+
+
+def _global(task: _Task) -> list[int]:
+    return _by_rank(task, [_step_means(ladder) for ladder in task.ladders])
+
+
+def _isomorphic(task: _Task) -> list[int]:
+    """Rank by the fraction of its class of isomorphic groups that is gone once the unit is."""
+    scopes: dict[tuple, list[int]] = {}
+    for place, ladder in enumerate(task.ladders):
+        scopes.setdefault(signature(task.model.structure.groups[ladder.group]), []).append(place)
+    keys: list[np.ndarray] = [np.zeros(0)] * len(task.ladders)
+    for places in scopes.values():
+        members = [task.ladders[place] for place in places]
+        total = sum(ladder.original * len(ladder.order) for ladder in members)
+        gone = total - sum(ladder.order.size for ladder in members)
+        means = [_step_means(ladder) for ladder in members]
+        units = np.concatenate([-np.diff(ladder.rungs) * len(ladder.order) for ladder in members])
+        order = np.argsort(np.concatenate(means), kind="stable")
+        fraction = np.empty(len(order))
+        fraction[order] = (gone + units[order].cumsum()) / total
+        for place, part in zip(places, np.split(fraction, np.cumsum([len(mean) for mean in means])[:-1])):
+            keys[place] = part
+    return _by_rank(task, keys)
+
+
+def _by_rank(task: _Task, keys: list[np.ndarray]) -> list[int]:
+    """Climb down one rung at a time, lowest key first, until the limits hold; then climb back up where that still fits.
+
+    `keys`: for each ladder, a rising float64 (rungs - 1,).
+    """
+    ranks = np.argsort(np.concatenate(keys), kind="stable") if keys else np.zeros(0, dtype=np.int64)
+    owner = np.repeat(np.arange(len(keys)), [len(key) for key in keys])[ranks].tolist()
+    level = [0] * len(keys)
+    steps = []  # the classes of the units that go in each step
+    for place in owner:
+        ladder, rung = task.ladders[place], level[place]
+        count = ladder.order.shape[1]
+        units = ladder.order[:, count - ladder.rungs[rung] : count - ladder.rungs[rung + 1]].reshape(-1)
+        steps.append(task.classes(ladder, units))
+        level[place] += 1
+    stream = np.concatenate([np.zeros(0, dtype=np.int64), *steps])
+    ends = np.cumsum([0] + [len(step) for step in steps])
+
+    def counts(number: int) -> np.ndarray:
+        return task.without(stream[: ends[number]])
+
+    taken = len(steps) - _largest(
+        len(steps) + 1, lambda left: task.within(task.model.evaluate(counts(len(steps) - left)))
+    )
+    level = np.bincount(owner[:taken], minlength=len(keys)).tolist() if taken else [0] * len(keys)
+    now = counts(taken)
+    full: set[int] = set()
+    for number in range(taken - 1, -1, -1):
+        if owner[number] in full:
+            continue
+        back = now + np.bincount(steps[number], minlength=len(now))
+        if task.within(task.model.evaluate(back)):
+            now = back
+            level[owner[number]] -= 1
+        else:
+            # Costs only grow as units come back, so what does not fit now never will.
+            full.add(owner[number])
+    return [ladder.rungs[rung] for ladder, rung in zip(task.ladders, level)]
+
+
+def _step_means(ladder: Ladder) -> np.ndarray:
+    """float64 (rungs - 1,): the mean score of the units that go in each step down, rising."""
+    gone = ladder.order.shape[1] - np.array(ladder.rungs)
+    if len(gone) == 1:
+        return np.zeros(0)
+    sums = np.add.reduceat(ladder.scores[: gone[-1]], gone[:-1])
+    return np.maximum.accumulate(sums / np.diff(gone))
+
+
+def _largest(number: int, fits: Callable[[int], bool]) -> int:
+    """The largest of range(number) that fits, given that 0 does and that all below one that fits do too."""
+    low, high = 0, number - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _unreachable(task: _Task) -> BudgetError:
+    least = task.cost([ladder.rungs[-1] for ladder in task.ladders])
+    parts = [f"{kind} <= {limit:,} (the smallest reachable is {least[kind]:,})" for kind, limit in task.limits.items()]
+    message = (
+        f"the budget cannot be met: {' and '.join(parts)}, with every group at its floor; "
+        "raise the limit, lower floors or round_to, or protect less"
+    )
+    return BudgetError(message, {kind: least[kind] for kind in task.limits})
+
+
+ALLOCATIONS: dict[str, Callable[[_Task], list[int]]] = {"even": _even, "global": _global, "isomorphic": _isomorphic}

@@ -1,0 +1,129 @@
+"""The order in which one group would give up its units: what every allocation chooses from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+
+from attar.models.registry import closest
+from attar.prune.structure import Group, Kept, Structure
+
+Floor = int | float | str
+"""Least units that a group keeps: a count, or a share of its original size (a fraction below 1, or `"25%"`)."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """One group's way down. Every row gives up its least important units first, all rows the same number."""
+
+    group: int
+    order: np.ndarray
+    """int64 (rows, alive units of a row): unit numbers, the first to go first."""
+    scores: np.ndarray
+    """float64 (alive units of a row,): the mean score over the rows of the units that go together, ascending."""
+    rungs: tuple[int, ...]
+    """Units that a row may keep, falling: the present count, then what floor and alignment allow."""
+    original: int
+    """Units of a row before anything was cut."""
+
+    def removed(self, keep: int) -> np.ndarray:
+        """int64: the units that go when every row keeps `keep`."""
+        return self.order[:, : self.order.shape[1] - keep].reshape(-1)
+
+    def lowest_rung(self, keep: int) -> int:
+        """The largest rung of at most `keep` units, or the last one."""
+        return next((rung for rung in self.rungs if rung <= keep), self.rungs[-1])
+
+
+def ladders(
+    structure: Structure,
+    scores: Mapping[int, torch.Tensor],
+    kept: Kept | None = None,
+    original: Mapping[int, int] | None = None,
+    floors: Floor | Mapping[str, Floor] | None = None,
+    round_to: int = 1,
+) -> list[Ladder]:
+    """The ladders of all groups that may be cut: not protected, with units left, and with scores.
+
+    Arguments are those of `attar.prune.allocation.choose`, which see.
+    """
+    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(f"round_to={round_to!r}: give a whole number of at least 1")
+    kept, original = kept or {}, original or {}
+    least = floor_counts(structure, floors, original)
+    found = []
+    for index, group in enumerate(structure.groups):
+        if group.protected or index not in scores:
+            continue
+        alive = kept[index].numpy().astype(bool) if index in kept else np.ones(group.size, dtype=bool)
+        if alive.any():
+            whole = original.get(index, group.size)
+            found.append(_ladder(index, group, scores[index], alive, whole, least[index], round_to))
+    return found
+
+
+def _ladder(
+    index: int, group: Group, scores: torch.Tensor, alive: np.ndarray, original: int, floor: int, round_to: int
+) -> Ladder:
+    values = scores.detach().to("cpu", torch.float64).numpy()
+    if values.shape != (group.size,):
+        raise ValueError(f"scores of {group.name}: shape {values.shape}, but the group has {group.size} units")
+    if not np.isfinite(values[alive]).all():
+        raise ValueError(f"scores of {group.name} are not finite")
+    row = np.zeros(group.size, dtype=np.int64) if group.row is None else group.row.numpy()
+    units = np.nonzero(alive)[0]
+    rows, sizes = np.unique(row[units], return_counts=True)
+    if (sizes != sizes[0]).any():
+        raise ValueError(f"{group.name}: its rows keep different numbers of units ({sorted(set(sizes.tolist()))})")
+    # Of units with equal scores the later one goes first.
+    order = units[np.lexsort((-units, values[units], row[units]))].reshape(len(rows), sizes[0])
+    count = int(sizes[0])
+    lowest = min(count, -(-floor // len(rows)))
+    rungs = [count] + [keep for keep in range(count - 1, lowest - 1, -1) if keep * len(rows) % round_to == 0]
+    return Ladder(index, order, np.maximum.accumulate(values[order].mean(axis=0)), tuple(rungs), original // len(rows))
+
+
+def floor_counts(
+    structure: Structure, floors: Floor | Mapping[str, Floor] | None, original: Mapping[int, int] | None = None
+) -> list[int]:
+    """Units that each group must keep, at least 1.
+
+    `floors` is one floor for all groups, or maps names or patterns (of a group, or of a tensor that its units live in)
+    to floors; where several match, the largest holds. ValueError for a pattern without a match or a value that is no
+    floor.
+    """
+    sizes = [(original or {}).get(index, group.size) for index, group in enumerate(structure.groups)]
+    least = [1] * len(sizes)
+    for pattern, floor in floors.items() if isinstance(floors, Mapping) else [("*", 1 if floors is None else floors)]:
+        matching = [index for index, group in enumerate(structure.groups) if matches(group, pattern)]
+        if not matching and pattern != "*":
+            names = [group.name for group in structure.groups]
+            raise ValueError(f"floors: no group or tensor is called {pattern!r}{closest(pattern, names)}")
+        for index in matching:
+            least[index] = max(least[index], _floor(floor, sizes[index]))
+    return least
+
+
+def matches(group: Group, pattern: str) -> bool:
+    """Whether the group's name, or the name of a tensor that its units live in, fits the shell pattern."""
+    return any(fnmatchcase(name, pattern) for name in (group.name, *(member.tensor for member in group.members)))
+
+
+def _floor(floor: Floor, size: int) -> int:
+    share = None
+    if isinstance(floor, str) and floor.strip().endswith("%"):
+        try:
+            share = float(floor.strip()[:-1]) / 100
+        except ValueError:
+            share = -1.0
+    elif isinstance(floor, float) and floor < 1:
+        share = floor
+    elif isinstance(floor, int | float) and not isinstance(floor, bool) and floor >= 0 and floor == int(floor):
+        return int(floor)
+    if share is None or not 0 <= share <= 1:
+        raise ValueError(f"floor {floor!r}: give a number of units, or a share such as 0.25 or '25%'")
+    return int(np.ceil(share * size - 1e-9))
