@@ -140,8 +140,6 @@ class Prune(Table):
 
     budget: Budget
     steps: Annotated[int, Field(ge=1)] = 30
-    schedule: Literal["geometric", "linear"] = "geometric"
-    """How the limit falls from the student's cost to the budget over the steps."""
     importance: str = "group_norm"
     allocation: Literal["even", "global", "isomorphic"] = "even"
     """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;

@@ -47,6 +47,7 @@ class TrainState:
         self.optimiser: torch.optim.Optimizer | None = None
         self.ema: dict[str, torch.Tensor] | None = None
         self.position = Position()
+        self._named = dict(self.model.named_parameters())
 
     def begin(self, training: Training) -> None:
         """Set the optimiser and the moving average up for a call of the loop; what they gathered stays where it fits."""
@@ -98,6 +99,7 @@ class TrainState:
             for name, state in self._moments().items()
         }
         self.model = self.machine.place(model)
+        self._named = dict(self.model.named_parameters())
         if self.ema is not None:
             self.ema = {name: _select(tensor, kept.get(name, ())) for name, tensor in self.ema.items()}
             wrong = [name for name, shape in shapes.items() if self.ema[name].shape != shape]
@@ -113,6 +115,9 @@ class TrainState:
         for name, state in self._moments().items():
             found |= {f"moment/{name}/{key}": value for key, value in state.items()}
         found |= {f"ema/{name}": tensor for name, tensor in (self.ema or {}).items()}
+        found["rng/cpu"] = torch.get_rng_state()  # dropout and its like draw from torch's own generators
+        if torch.device(self.machine.device).type == "cuda":
+            found["rng/cuda"] = torch.cuda.get_rng_state(self.machine.device)
         return found
 
     def numbers(self) -> dict[str, Any]:
@@ -130,17 +135,20 @@ class TrainState:
             parameter, key = name.rsplit("/", 1)
             moments.setdefault(parameter, {})[key] = tensor
         self._set_moments(moments)
+        torch.set_rng_state(tensors["rng/cpu"])
+        if "rng/cuda" in tensors and torch.device(self.machine.device).type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.machine.device)
 
     def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
         if self.optimiser is None:
             return {}
-        named = ((name, self.optimiser.state.get(p, {})) for name, p in self.model.named_parameters())
+        named = ((name, self.optimiser.state.get(p, {})) for name, p in self._named.items())
         return {name: {k: v for k, v in state.items() if v is not None} for name, state in named if state}
 
     def _set_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
         assert self.optimiser is not None
         wanted = {"momentum_buffer"} if isinstance(self.optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._named.items():
             state = moments.get(name, {})
             if set(state) == wanted:  # another optimiser's moments mean nothing to this one
                 self.optimiser.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}

@@ -1,0 +1,169 @@
+"""The run folder: what a run leaves behind, how it is locked, and how it goes on after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from attar.recipe import Recipe, difference
+from attar.train import read_checkpoint, write_atomically, write_checkpoint
+
+FREE_BYTES = 1 << 30
+"""Disk space that must be free before a run starts: checkpoints, artifact and report of anything attar trains."""
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class RunError(ValueError):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+class RunFolder:
+    """One folder, one run. Use it as a context: it is locked from entry to exit, also against other processes.
+
+    Files: `run.json` (recipe, environment, data), `metrics.jsonl`, `checkpoint.safetensors` (the stage under way),
+    `STAGE.safetensors` (finished stages), `artifact/`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise RunError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise RunError(f"the run folder {self.path} is in use by process {holder}; wait for it or stop it") from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        self._check_space()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def _check_space(self) -> None:
+        free = shutil.disk_usage(self.path).free
+        if free < FREE_BYTES:
+            raise RunError(
+                f"{free / 1e6:.0f} MB are free where {self.path} is and a run may need {FREE_BYTES / 1e6:.0f} MB; "
+                "make room or choose another --out"
+            )
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / "artifact"
+
+    def adopt(self, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
+        """Record a new run, or check that the folder's old run is this very one.
+
+        Args:
+            recipe: what is to be run.
+            facts: environment, machine, data and split of this start.
+
+        Returns:
+            The facts of the run's first start.
+
+        Raises:
+            RunError: the folder holds another recipe's run, or a run on other data; with the difference.
+        """
+        file = self.path / "run.json"
+        plain = recipe.model_dump(mode="json")
+        if not file.exists():
+            if leftover := [p.name for p in self.path.iterdir() if p.name != ".lock"]:
+                raise RunError(f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another")
+            self.write_json("run.json", {"recipe": plain, **facts, "starts": [facts["command"]]})
+            return facts
+        old = json.loads(file.read_text())
+        if changes := difference(old["recipe"], plain):
+            listed = "\n  ".join(changes)
+            raise RunError(
+                f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
+            )
+        for name in ("data", "split"):
+            if old[name] != facts[name]:
+                raise RunError(f"{self.path} was started on another {name}: {old[name]} then, {facts[name]} now")
+        self.write_json("run.json", {**old, "starts": [*old["starts"], facts["command"]]})
+        return old
+
+    def write_json(self, name: str, content: Any) -> None:
+        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+
+    def read_json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def finished(self, stage: str) -> bool:
+        return (self.path / f"{stage}.safetensors").exists()
+
+    def finish(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
+        """Keep a stage's result; the checkpoint of its middle is no longer needed."""
+        self._write(f"{stage}.safetensors", tensors, numbers)
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def result(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return read_checkpoint(self.path / f"{stage}.safetensors")
+
+    def checkpoint(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
+        """Save the middle of a stage."""
+        self._write("checkpoint.safetensors", tensors, {"stage": stage, **numbers})
+
+    def resume(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The middle of a stage, if that is where the run stopped; the log is cut back to that moment."""
+        file = self.path / "checkpoint.safetensors"
+        if not file.exists():
+            return None
+        tensors, numbers = read_checkpoint(file)
+        if numbers["stage"] != stage:
+            return None
+        self._cut_metrics(numbers["metrics_bytes"])
+        return tensors, numbers
+
+    def begin(self, stage: str, after: str | None) -> None:
+        """Start a stage from its beginning: drop what an interrupted attempt logged."""
+        self._cut_metrics(self.result(after)[1]["metrics_bytes"] if after else 0)
+
+    def log(self, **values: Any) -> None:
+        """Append a line to the metrics."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def _write(self, name: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
+        metrics = self.path / "metrics.jsonl"
+        size = 0
+        if metrics.exists():
+            with metrics.open("rb") as file:
+                os.fsync(file.fileno())
+                size = file.seek(0, os.SEEK_END)
+        try:
+            write_checkpoint(self.path / name, tensors, {**numbers, "metrics_bytes": size})
+        except OSError as error:
+            raise RunError(
+                f"cannot write {self.path / name}: {error.strerror}; the last checkpoint is whole: "
+                "make room and give the same command again"
+            ) from None
+
+    def _cut_metrics(self, size: int) -> None:
+        metrics = self.path / "metrics.jsonl"
+        if metrics.exists() and metrics.stat().st_size > size:
+            os.truncate(metrics, size)

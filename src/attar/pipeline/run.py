@@ -1,0 +1,120 @@
+"""A run: checks before anything is computed, then the stages in order, each of them resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attar.data import DataError, load_data, pixel_statistics, split
+from attar.pipeline.environment import command, environment
+from attar.pipeline.finish import export, report
+from attar.pipeline.folder import RunFolder
+from attar.pipeline.pruning import make_pruner, prune
+from attar.pipeline.session import Session
+from attar.pipeline.teaching import distil, teach
+from attar.pipeline.watch import Silent, Watcher
+from attar.recipe import Recipe, RecipeError, load_recipe
+from attar.train import Machine
+
+
+def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Do everything that a recipe says, or what is left of it, in the run folder `out`.
+
+    Args:
+        recipe: a checked recipe, or the path of one.
+        out: the run folder; made if it is not there, continued if it holds this very run.
+        watcher: told about progress.
+
+    Returns:
+        The report's facts (what `report.json` holds).
+
+    Raises:
+        RecipeError: the recipe cannot be run; nothing was computed.
+        DataError: the data cannot be had.
+        RunError: the run folder cannot be used.
+        Interrupted: the run was stopped; the same call goes on.
+        Diverged: training broke down; the last checkpoint is from before.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
+    watcher = watcher or Silent()
+    with RunFolder(out) as folder:
+        session = _prepare(recipe, folder, watcher)
+        for name, stage in _stages(recipe):
+            if folder.finished(name):
+                watcher.stage(name, "done before")
+                continue
+            watcher.stage(name, "")
+            stage(session)
+        watcher.stage("report", "")
+        return report(session)
+
+
+def _stages(recipe: Recipe) -> list[tuple[str, Callable[[Session], None]]]:
+    stages: list[tuple[str, Callable[[Session], None]]] = [("distil", distil)]
+    if recipe.teacher is not None:
+        stages.insert(0, ("teach", teach))
+    if recipe.prune is not None:
+        stages.append(("prune", prune))
+    return [*stages, ("export", export)]
+
+
+def _prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
+    """Everything that can go wrong before hours are spent goes wrong here."""
+    try:
+        machine = Machine.choose(recipe.compute)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    try:
+        data = load_data(recipe.data.source, recipe.data.folder, progress=lambda text, done: watcher.note(text))
+    except DataError as error:
+        raise DataError(f"data.source = {recipe.data.source!r}: {error}") from None
+    try:
+        parts = split(data.labels, recipe.data.held_out, recipe.data.split_seed)
+    except ValueError as error:
+        raise RecipeError(f"data.held_out = {recipe.data.held_out}: {error}") from None
+    mean, std = pixel_statistics(data.images, parts.train)
+    facts = {
+        "command": command(),
+        "environment": environment(),
+        "machine": machine.record(),
+        "data": {"name": data.name, "fingerprint": data.fingerprint, "source": data.source},
+        "split": {"train": len(parts.train), "held_out": len(parts.held_out), "digest": parts.digest},
+    }
+    session = Session(recipe, folder, data, parts, mean, std, machine, watcher)
+    _check_networks(session)
+    first = folder.adopt(recipe, facts)
+    if first["machine"] != machine.record():
+        watcher.note(f"started on {first['machine']}, goes on on {machine.record()}: the last bits may differ")
+    return session
+
+
+def _check_networks(session: Session) -> None:
+    """Build the networks and see that the budget can be met.
+
+    Raises:
+        RecipeError: naming the place in the recipe.
+    """
+    recipe = session.recipe
+    for place, network in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if network is None:
+            continue
+        try:
+            model = session.build(network)
+            outputs = model.eval()(session.example)
+        except (ValueError, RuntimeError) as error:
+            raise RecipeError(f"{place}.model = {network.model!r}: {error}") from None
+        wanted = (len(session.example), session.data.classes)
+        if tuple(getattr(outputs, "shape", ())) != wanted:
+            raise RecipeError(
+                f"{place}.model = {network.model!r}: for images of {list(session.data.image_shape)} it should give "
+                f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}"
+            )
+        if network.weights is not None and not Path(network.weights).is_file():
+            raise RecipeError(f"{place}.weights = {network.weights!r}: there is no such file")
+    if recipe.prune is not None:
+        try:
+            make_pruner(session, session.build(recipe.student)).check(recipe.prune.budget)
+        except ValueError as error:
+            raise RecipeError(f"prune: {error}") from None

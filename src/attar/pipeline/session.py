@@ -1,0 +1,74 @@
+"""What every stage of a run works with, made once at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from attar.data import Augmentation, ImageData, Split, Views
+from attar.models import BuilderSpec
+from attar.pipeline.folder import RunFolder
+from attar.pipeline.watch import Watcher
+from attar.recipe import Recipe, Training
+from attar.recipe.types import Network
+from attar.train import Machine, accuracy, predict, steps_for
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run under way."""
+
+    recipe: Recipe
+    folder: RunFolder
+    data: ImageData
+    split: Split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    machine: Machine
+    watcher: Watcher
+
+    @cached_property
+    def views(self) -> Views:
+        """Views of the training images."""
+        return self._views_of(self.data.images, self.data.labels)
+
+    @cached_property
+    def test_views(self) -> Views:
+        """The test images, for the one reading at the end."""
+        return self._views_of(self.data.test_images, self.data.test_labels)
+
+    def _views_of(self, images: torch.Tensor, labels: torch.Tensor) -> Views:
+        augmentation = Augmentation(**self.recipe.augment.model_dump())
+        return Views(images, labels, augmentation, self.recipe.seed, self.machine.device, self.mean, self.std)
+
+    @property
+    def example(self) -> torch.Tensor:
+        """A batch of two blank images of the data's shape, float32, on the CPU."""
+        return torch.zeros(2, *self.data.image_shape)
+
+    def spec(self, network: Network) -> BuilderSpec:
+        """The builder of a teacher or student, told the data's channels and classes unless the recipe says otherwise."""
+        shape = {"in_channels": self.data.image_shape[0], "classes": self.data.classes}
+        if ":" in network.model and not network.model.startswith(("attar:", "timm:", "torchvision:")):
+            shape = {}  # a function of the user's may call these anything
+        return BuilderSpec(network.model, {**shape, **network.arguments})
+
+    def build(self, network: Network) -> torch.nn.Module:
+        """The freshly initialised network; the same weights for the same seed."""
+        torch.manual_seed(self.recipe.seed)
+        return self.spec(network).build()
+
+    def held_out_accuracy(self, model: torch.nn.Module) -> float | None:
+        """Accuracy on the held-out images, 0 to 1; None where nothing is held out."""
+        samples = self.split.held_out
+        if len(samples) == 0:
+            return None
+        return accuracy(predict(model, self.views, samples, self.machine), self.data.labels[samples])
+
+    def work(self, training: Training) -> float:
+        """Images that a call of the loop will see."""
+        samples = len(self.split.train)
+        return steps_for(training, samples) * min(training.batch, samples)
+

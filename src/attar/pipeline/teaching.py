@@ -1,0 +1,114 @@
+"""The stages teach and distil: both train one network from scratch, with another objective."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from attar.distil import FromTeacher, Objective, OnlineTeacher, from_labels
+from attar.pipeline.session import Session
+from attar.pipeline.stage_loop import StageLoop
+from attar.recipe import RecipeError, Training
+from attar.recipe.types import Network
+from attar.train import TrainState
+
+
+def teach(session: Session) -> None:
+    """Train the teacher on labels, or take the weights that the recipe names."""
+    teacher = session.recipe.teacher
+    assert teacher is not None
+    if teacher.weights is not None:
+        model = session.build(teacher)
+        load_weights(model, Path(teacher.weights), "teacher.weights")
+        session.folder.finish("teach", model.state_dict(), {"images": 0, "held_out": session.held_out_accuracy(
+            session.machine.place(model))})  # fmt: skip
+        return
+    assert teacher.train is not None
+    train_network(session, "teach", teacher, teacher.train, from_labels, after=None)
+
+
+def distil(session: Session) -> None:
+    """Train the student at full size: from the teacher's outputs and the labels, or from labels alone."""
+    recipe = session.recipe
+    after = "teach" if recipe.teacher is not None else None
+    train_network(
+        session, "distil", recipe.student, recipe.distil.train, objective(session), after, recipe.distil.view_pool
+    )
+
+
+def train_network(
+    session: Session,
+    stage: str,
+    network: Network,
+    training: Training,
+    goal: Objective,
+    after: str | None,
+    view_pool: int = 0,
+) -> None:
+    """Train a fresh network to the end of `training`, or go on where an earlier start stopped; keep its weights."""
+    state = TrainState(initial(session, network), session.machine)
+    resumed = session.folder.resume(stage)
+    if resumed is None:
+        session.folder.begin(stage, after)
+    else:
+        tensors, numbers = resumed
+        state.load(tensors, numbers["position"], training)
+    loop = StageLoop(session, stage, state, session.work(training))
+    held_out = loop.fit(training, goal, view_pool=view_pool)
+    with state.averaged() as model:
+        session.folder.finish(
+            stage,
+            model.state_dict(),
+            {"images": state.position.images, "epoch": state.position.epoch + 1, "held_out": held_out},
+        )
+
+
+def initial(session: Session, network: Network) -> torch.nn.Module:
+    """The network with its first weights: fresh for the seed, or from the file that the recipe names."""
+    model = session.build(network)
+    if network.weights is not None:
+        load_weights(model, Path(network.weights), "student.weights")
+    return model
+
+
+def objective(session: Session) -> Objective:
+    """What the student learns from: the teacher on the same views, or labels."""
+    settings = session.recipe.distil
+    if session.recipe.teacher is None or settings.alpha == 0:
+        return from_labels
+    return FromTeacher(OnlineTeacher(trained_teacher(session)), settings.temperature, settings.alpha)
+
+
+def trained_teacher(session: Session) -> torch.nn.Module:
+    """The teacher with the weights of the finished stage `teach`."""
+    assert session.recipe.teacher is not None
+    model = session.build(session.recipe.teacher)
+    model.load_state_dict(session.folder.result("teach")[0])
+    return session.machine.place(model)
+
+
+def load_weights(model: torch.nn.Module, path: Path, place: str) -> None:
+    """Load a safetensors file strictly.
+
+    Raises:
+        RecipeError: no such file, damaged, or not of this network; with the place in the recipe.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError(f"{place} = {str(path)!r}: cannot be read as safetensors ({error})") from None
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, the network needs {list(own[name].shape)}"
+        for name in own.keys() & weights.keys()
+        if own[name].shape != weights[name].shape
+    ]
+    if missing or unknown or shapes:
+        said = [f"{len(missing)} tensors missing (first: {missing[0]})"] if missing else []
+        said += [f"{len(unknown)} tensors too many (first: {unknown[0]})"] if unknown else []
+        raise RecipeError(f"{place} = {str(path)!r} does not fit the network: {'; '.join(said + sorted(shapes)[:3])}")
+    model.load_state_dict(weights)
