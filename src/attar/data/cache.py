@@ -6,9 +6,8 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from attar.data.images import DataError, Progress
 
@@ -43,12 +42,12 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Writes a file beside `path` and renames it: readers see the old file or the new one, never a part."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
-            write(file)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -58,28 +57,31 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path, progress: Progress | None) -> Iterator[None]:
-    """Holds the folder's lock, so that processes that need the same data fetch it once.
+def one_at_a_time(folder: Path, progress: Progress | None) -> Iterator[bool]:
+    """Holds the folder's lock, so that processes that need the same data fetch it once; gives whether it is held.
 
     Where the system or the file system has no locks nothing is held: files still appear whole, only fetched twice.
     """
     try:
         import fcntl
-    except ImportError:
-        yield
+
+        file = (folder / ".lock").open("a")
+    except (ImportError, OSError):
+        yield False
         return
-    with (folder / ".lock").open("a") as file:
-        waited = 0.0
+    with file:
+        told = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+                break
             except BlockingIOError:
-                if waited == 0:
+                if not told:
                     tell(progress, f"another process is fetching into {folder}; waiting for it")
+                    told = True
                 time.sleep(0.2)
-                waited += 0.2
             except OSError:
+                held = False
                 break
-            else:
-                break
-        yield
+        yield held

@@ -4,9 +4,12 @@ The checksums are of the uncompressed files of the release after 31 August 2017;
 another gzip header.
 """
 
+import contextlib
 import gzip
 import hashlib
 import logging
+import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -56,6 +59,8 @@ FILES = (
     IdxFile("t10k-labels-idx1-ubyte", 8, 10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 )
 
+_LARGEST = max(file.size for file in FILES)
+
 
 def load_fashion_mnist(folder: Path | None = None, progress: Progress | None = None) -> ImageData:
     """60,000 training and 10,000 test images, (1, 28, 28), in 10 classes.
@@ -65,7 +70,7 @@ def load_fashion_mnist(folder: Path | None = None, progress: Progress | None = N
     """
     refusals: list[str] = []
     if folder is not None:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 (unlike Path, no PermissionError from a closed parent)
             raise DataError(f"the data folder {folder} does not exist or is not a folder")
         for place in (folder, folder / NAME, folder / "FashionMNIST" / "raw", folder / "raw"):
             if _present(place):
@@ -82,7 +87,8 @@ def load_fashion_mnist(folder: Path | None = None, progress: Progress | None = N
     raise DataError(
         "Fashion-MNIST was found nowhere:\n"
         + "\n".join(f"  - {line}" for line in refusals)
-        + f"\nPut its four .gz files (from {WEB_PAGE}) into a folder and name that folder, or into {cache_folder() / NAME}"
+        + f"\nPut its four .gz files (from {WEB_PAGE}) into a folder and name that folder,"
+        + f" or into {cache_folder() / NAME}"
     )
 
 
@@ -126,20 +132,21 @@ def _into_cache(fetch: Callable[[Path], Path], what: str, progress: Progress | N
     """Fetches into a scratch folder inside the cache, checks the files, and only then moves them into place."""
     folder = cache_folder() / NAME
     make_folder(folder)
-    with one_at_a_time(folder, progress):
-        try:  # another process may have fetched it while this one waited
+    with one_at_a_time(folder, progress) as alone:
+        with contextlib.suppress(DataError):  # another process may have fetched it while this one waited
             return _load(folder, f"cache {folder}")
-        except DataError:
-            pass
+        for left_over in folder.glob(".fetch-*") if alone else ():  # of a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
             try:
                 fetched = fetch(Path(scratch))
                 data = _load(fetched, f"cache {folder}, {what}")
+            except BadFileError as error:
+                raise BadFileError(f"{what}: {error}") from error
             except OSError as error:
                 raise DataError(f"{what}: {error}") from error
             for file in FILES:
-                content = (fetched / f"{file.name}.gz").read_bytes()
-                write_whole(folder / f"{file.name}.gz", lambda out, content=content: out.write(content))
+                write_whole(folder / f"{file.name}.gz", (fetched / f"{file.name}.gz").read_bytes())
                 (folder / file.name).unlink(missing_ok=True)  # an uncompressed copy that was refused
     tell(progress, f"Fashion-MNIST: kept in {folder}")
     return data
@@ -151,7 +158,8 @@ def _present(folder: Path) -> bool:
 
 
 def _path(folder: Path, file: IdxFile) -> Path | None:
-    return next((path for path in (folder / f"{file.name}.gz", folder / file.name) if path.exists()), None)
+    candidates = (folder / f"{file.name}.gz", folder / file.name)
+    return next((path for path in candidates if os.path.exists(path)), None)  # noqa: PTH110 (as above)
 
 
 def _load(folder: Path, source: str) -> ImageData:
@@ -174,7 +182,7 @@ def _read(folder: Path, file: IdxFile) -> torch.Tensor:
     buffer = bytearray()
     digest = hashlib.sha256()
     try:
-        for chunk in _chunks(path, limit=file.size + 1):
+        for chunk in _chunks(path, limit=_LARGEST + 1):
             buffer += chunk
             digest.update(chunk)
     except EOFError as error:
@@ -201,7 +209,7 @@ def _what_is_wrong(size: int, sha256: str, file: IdxFile) -> str:
     if size < file.size:
         return f"is truncated or another file: {size} bytes uncompressed, {file.size} expected"
     if size > file.size:
-        return f"is another file: more than the {file.size} bytes expected uncompressed"
+        return f"is another file: {size} or more bytes uncompressed, {file.size} expected"
     return (
         f"is corrupt, or another data set's, or of the release before 31 August 2017: right size, but its sha256 is"
         f" {sha256}, not {file.sha256}"

@@ -48,7 +48,7 @@ def _open(url: str) -> Any:
     def ask() -> None:
         try:
             answer.append(urllib.request.urlopen(url, timeout=STALL_SECONDS))
-        except (OSError, HTTPException, ValueError) as error:
+        except Exception as error:  # handed over to the thread that asks
             answer.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -57,7 +57,7 @@ def _open(url: str) -> Any:
     if not answer:
         raise FetchError(f"{url}: no answer in {CONNECT_SECONDS:.0f} s")
     if isinstance(answer[0], Exception):
-        raise answer[0]
+        raise FetchError(f"{url}: {getattr(answer[0], 'reason', None) or answer[0]}") from answer[0]
     return answer[0]
 
 

@@ -69,7 +69,7 @@ def content_hash(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], clas
     content = hashlib.sha256()
     for images, labels in (train, test):
         content.update(struct.pack("<4q", *images.shape))
-        content.update(memoryview(images.contiguous().numpy()).cast("B"))
+        content.update(images.contiguous().numpy().reshape(-1).data)
         content.update(labels.numpy().astype("<i8").tobytes())
     content.update("\n".join(class_names).encode())
     return content.hexdigest()
@@ -109,7 +109,8 @@ def _check_part(what: str, images: Tensor, labels: Tensor, classes: int) -> None
         )
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise DataError(
-            f"{what} labels must be int64 ({len(images)},), one for each image, not {labels.dtype} {tuple(labels.shape)}"
+            f"{what} labels must be int64 ({len(images)},), one for each image,"
+            f" not {labels.dtype} {tuple(labels.shape)}"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:

@@ -78,7 +78,7 @@ def uniform(word: Tensor) -> Tensor:
 
 
 def integer(word: Tensor, count: int | Tensor) -> Tensor:
-    """Words -> int64 in 0 .. count-1 by the high half of a product; `count` below 2^31. The bias is under count/2^32."""
+    """Words -> int64 in 0 .. count-1, the high half of a product; `count` below 2^31. The bias is under count/2^32."""
     return (word * count) >> 32
 
 
