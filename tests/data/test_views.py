@@ -34,7 +34,7 @@ def test_whatever_the_batch_and_the_threads(fashion: ImageData, fill: str, threa
     samples = torch.randperm(len(views), generator=torch.Generator().manual_seed(0))[:700]
     whole, labels = views.batch(4, samples)
     assert torch.equal(labels, fashion.labels[samples])
-    for size, count in ((1, 1), (7, 2), (256, 2), (700, 3)):
+    for size, count in ((1, 1), (7, 3), (256, 3), (700, 4)):
         torch.set_num_threads(count)
         fresh = make(fashion, fill)
         start = 0 if size > 1 else 640

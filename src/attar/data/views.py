@@ -25,6 +25,7 @@ from attar.data.images import DataError
 from attar.data.philox import Stream, check_seed, sort_key, words
 
 _TABLES_KEPT = 2
+_TABLE_ROWS = 32768  # so many that fit the cache, and few enough for torch to do each operation in one thread
 
 
 class Views:
@@ -100,9 +101,11 @@ class Views:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]
             height, width = self.images.shape[2:]
-            everyone = torch.arange(len(self.images))
-            table = places(self.augmentation, self.seed, epoch, everyone, (height, width))
-            self._tables[epoch] = table.to(self.device)
+            tables = [
+                places(self.augmentation, self.seed, epoch, part, (height, width))
+                for part in torch.arange(len(self.images)).split(_TABLE_ROWS)
+            ]
+            self._tables[epoch] = torch.cat(tables).to(self.device)
         return self._tables[epoch]
 
 
