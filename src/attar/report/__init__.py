@@ -1,5 +1,16 @@
 """What is told about a network and a run."""
 
+from attar.report.plot import frontier_plot
+from attar.report.statistics import wilson_interval
 from attar.report.summary import Summary, summary
+from attar.report.write import report_json, report_markdown, verdict_line
 
-__all__ = ["Summary", "summary"]
+__all__ = [
+    "Summary",
+    "frontier_plot",
+    "report_json",
+    "report_markdown",
+    "summary",
+    "verdict_line",
+    "wilson_interval",
+]

@@ -1,0 +1,37 @@
+# make demo: install, get the data, run the quick recipe, print the results.    make test: install and run every test.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+DEMO := runs/quick-$(shell cksum recipes/quick.toml | cut -d' ' -f1)
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.demo
+	$(VENV)/bin/attar run recipes/quick.toml --out $(DEMO)
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV)
+
+# torch first: what needs it then finds it installed, at the pinned version.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "attar needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian or Ubuntu, apt install python3-venv"; exit 1; }
+	$(PIP) install -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[plot]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@

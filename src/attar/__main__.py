@@ -1,0 +1,5 @@
+"""`python -m attar`, also under torchrun."""
+
+from attar.cli import main
+
+main()

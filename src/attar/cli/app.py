@@ -1,0 +1,168 @@
+"""Commands, exit codes and error messages. Whatever computes is imported only when its command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="attar",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Distil a trained classifier into a small one, prune it to a hard budget, ship it with proof.",
+)
+
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes: what the user gave cannot be used; it was computed and did not hold; stopped by Ctrl-C."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn the errors that users can cause into one clear message and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+    except ValueError as error:  # recipes, data, run folders, artifacts, budgets: each names cause, value and way out
+        _stop(str(error), WRONG_INPUT)
+    except OSError as error:
+        _stop(f"{error.filename or 'file system'}: {error.strerror or error}", WRONG_INPUT)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"attar: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from attar import __version__
+
+        print(f"attar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, e.g. distil.temperature=2.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")] = None,
+) -> None:
+    """Do a whole run: teach, distil, prune, export, report. The same command continues a stopped run."""
+    with explained():
+        from attar.cli.show import shower
+        from attar.recipe import load_recipe
+
+        checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
+        from attar.pipeline import Interrupted, run
+        from attar.report import verdict_line
+        from attar.train import CheckpointError, Diverged
+
+        folder = out or Path("runs") / checked.name
+        try:
+            with shower() as watcher:
+                facts = run(checked, folder, watcher)
+        except Interrupted as stop:
+            _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED)
+        except (Diverged, CheckpointError) as error:
+            _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED)
+        print(f"\n{verdict_line(facts)}")
+        print(f"report:   {folder / 'artifact' / 'report.md'}")
+        print(f"artifact: {folder / 'artifact'}")
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Argument(help="A builder: resnet20, timm:NAME, torchvision:NAME, package.module:function.")],
+    widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 9,19,39.")] = None,
+    input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
+    classes: Annotated[int, typer.Option(help="Classes.")] = 10,
+) -> None:
+    """Print a network's layers, parameters, MACs and memory."""
+    with explained():
+        shape = numbers(input, "--input", 3)
+        import attar
+
+        arguments = {"in_channels": shape[0], "classes": classes}
+        if widths is not None:
+            arguments["widths"] = numbers(widths, "--widths")
+        print(attar.summary(attar.build(model, **arguments), tuple(shape)))
+
+
+@app.command()
+def models() -> None:
+    """List the networks that attar builds itself."""
+    with explained():
+        from attar.models import builders
+
+        print("\n".join(builders()))
+
+
+@app.command()
+def load(artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")]) -> None:
+    """Open an artifact and print what is in it."""
+    with explained():
+        import attar
+
+        model = attar.load(artifact)
+        print(attar.summary(model, model.artifact.input.size))
+
+
+@app.command("eval")
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    data: Annotated[str | None, typer.Option(help="Data to evaluate on. [default: what it was made for]")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
+) -> None:
+    """Measure an artifact's accuracy on the test images of a data set."""
+    with explained():
+        from attar.pipeline import evaluate_artifact
+        from attar.report import wilson_interval
+
+        found, name = evaluate_artifact(artifact, data, folder)
+        low, high = wilson_interval(found.correct, found.images)
+        print(f"{found.accuracy:.2%} [{low:.2%}, {high:.2%}] on {found.images:,} test images of {name}")
+
+
+@app.command()
+def verify(artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")]) -> None:
+    """Check hashes, counts, golden outputs and the budget. Exit code 0 if all hold, 1 if one does not."""
+    with explained():
+        import attar
+
+        verification = attar.verify(artifact)
+        print(verification)
+        if not verification.passed:
+            raise typer.Exit(FAILED)
+
+
+def numbers(text: str, option: str, count: int | None = None) -> list[int]:
+    """`9,19,39` as integers.
+
+    Raises:
+        ValueError: not whole positive numbers, or not `count` of them.
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or count not in (None, len(parts)):
+        wanted = f"{count} whole numbers" if count else "whole numbers"
+        raise ValueError(f"{option} {text!r}: give {wanted} above 0, separated by commas")
+    return [int(part) for part in parts]
+
+
+def main() -> None:
+    app()

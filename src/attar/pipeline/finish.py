@@ -1,0 +1,137 @@
+"""The stages export and report: the artifact from the last weights, then the one reading of the test images."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+
+from attar import artifact
+from attar.pipeline.pruning import pruned_student
+from attar.pipeline.session import Session
+from attar.pipeline.teaching import trained_teacher
+from attar.prune import count_macs, count_params, describe
+from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
+from attar.train import predict
+
+GOLDEN_IMAGES = 16
+
+
+def export(session: Session) -> None:
+    """Save the artifact: what is shipped, loaded back and counted. The stage's own result holds the counts."""
+    recipe = session.recipe
+    model = pruned_student(session) if recipe.prune is not None else _distilled_student(session)
+    golden = session.data.images[session.split.train[:GOLDEN_IMAGES]]
+    artifact.save(
+        session.folder.artifact,
+        model,
+        session.spec(recipe.student),
+        input_size=session.data.image_shape,
+        mean=session.mean,
+        std=session.std,
+        golden=golden,
+        surgery=describe(model, session.build(recipe.student)) if recipe.prune is not None else None,
+        class_names=session.data.class_names,
+        budget=budget_limits(session),
+    )
+    session.folder.finish("export", {}, {"artifact": session.folder.artifact.name})
+
+
+def report(session: Session) -> dict[str, Any]:
+    """Write the report into the artifact; returns its facts. The test images are read the first time only."""
+    facts = gather(session)
+    content: dict[str, artifact.Content] = {"report.json": report_json(facts)}
+    plot = frontier_plot(facts)
+    if plot is not None:
+        content["frontier.svg"] = plot
+    content["report.md"] = report_markdown(facts, "frontier.svg" if plot is not None else None)
+    content["predictions.json"] = json.dumps(session.folder.read_json("test.json")["predictions"]) + "\n"
+    artifact.write_files(session.folder.artifact, content)
+    return facts
+
+
+def gather(session: Session) -> dict[str, Any]:
+    """Everything that the report says, as plain data."""
+    folder, recipe = session.folder, session.recipe
+    model = artifact.load(folder.artifact)
+    description = model.artifact
+    assert isinstance(description, artifact.Description)
+    original = session.build(recipe.student)
+    test = _test(session, model)
+    record = folder.read_json("run.json")
+    pruned = folder.result("prune")[1] if recipe.prune is not None else {}
+    return {
+        "format": 1,
+        "name": recipe.name,
+        "test": {name: test[name] for name in ("student", "teacher") if name in test},
+        "test_read": test["read"],
+        "budget": description.budget,
+        "cost": {
+            "before": {
+                "params": count_params(original),
+                "macs": count_macs(original, session.example[:1]),
+                "bytes": sum(tensor.nbytes for tensor in original.state_dict().values()),
+            },
+            "after": description.counts,
+        },
+        "frontier": pruned.get("frontier", []),
+        "held_out": {
+            stage: folder.result(stage)[1]["held_out"]
+            for stage in ("teach", "distil", "prune")
+            if folder.finished(stage)
+        },
+        "images_seen": {
+            stage: folder.result(stage)[1]["images"]
+            for stage in ("teach", "distil", "prune")
+            if folder.finished(stage)
+        },
+        "layers": summary(model, session.data.image_shape).to_dict(),
+        "summary": str(summary(model, session.data.image_shape)),
+        "learning_curves": folder.metrics(),
+        "mean": session.mean,
+        "std": session.std,
+        **record,
+    }
+
+
+def budget_limits(session: Session) -> dict[str, float]:
+    """The budget's limits as absolute figures."""
+    settings = session.recipe.prune
+    if settings is None:
+        return {}
+    start = session.folder.result("prune")[1]["frontier"][0]["cost"]
+    return settings.budget.resolve(start)
+
+
+def _distilled_student(session: Session) -> torch.nn.Module:
+    model = session.build(session.recipe.student)
+    model.load_state_dict(session.folder.result("distil")[0])
+    return model
+
+
+def _test(session: Session, model: torch.nn.Module) -> dict[str, Any]:
+    """Read the test images once: what is found is kept in the run folder and never computed again."""
+    file = session.folder.path / "test.json"
+    if file.exists():
+        return session.folder.read_json(file.name)
+    images, labels = session.data.test_images, session.data.test_labels
+    student = artifact.evaluate(model, images, labels)
+    found: dict[str, Any] = {
+        "read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "student": _accuracy(student.correct, student.images),
+        "predictions": {"labels": labels.tolist(), "student": student.predictions.tolist()},
+    }
+    if session.recipe.teacher is not None:
+        everyone = torch.arange(len(images))
+        logits = predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
+        predictions = logits.argmax(1)
+        found["teacher"] = _accuracy(int((predictions == labels).sum()), len(labels))
+        found["predictions"]["teacher"] = predictions.tolist()
+    session.folder.write_json(file.name, found)
+    return found
+
+
+def _accuracy(hits: int, n: int) -> dict[str, Any]:
+    return {"hits": hits, "n": n, "accuracy": hits / n, "interval": wilson_interval(hits, n)}
