@@ -60,3 +60,85 @@ def resnet20(widths: tuple[int, int, int] = (16, 32, 64), blocks: int = 3, class
     bytes_ = tuple(Term(term.name, 4 * term.scale, term.axes) for term in params)
     made = tuple(Group(g.name, g.size, tuple(m)) for g, m in zip(groups, members))
     return Structure(made, tuple(params), bytes_, tuple(macs)), parameters
+
+
+def random_structure(seed: int, rows: bool = True, groups: int = 5) -> Structure:
+    """Groups of odd sizes, some with rows, some protected; terms that join up to three axes, a group twice among them.
+
+    Units own one or several elements of an axis; in a group with rows each owns a fraction, as in grouped convolutions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    made = []
+    for index in range(groups):
+        size, row = draw(3, 14), None
+        if rows and draw(0, 2) == 0:
+            count = draw(2, 3)
+            row = torch.arange(size * count) % count
+            row = row[torch.randperm(len(row), generator=generator)]
+            size = len(row)
+        protected = "asked" if index and draw(0, 5) == 0 else ""
+        made.append(Group(f"group{index}.weight", size, (Member(f"group{index}.weight", 0, torch.arange(size), True, "conv"),),
+                          row, protected))  # fmt: skip
+
+    def axis() -> Axis:
+        counts = {}
+        for index in {draw(0, groups - 1) for _ in range(draw(1, 2))}:
+            size, row, form = made[index].size, made[index].row, draw(0, 2)
+            if row is not None:
+                # Every row owns an equal part, so that lengths are whole when rows keep the same count.
+                counts[index] = torch.full((size,), 1.0 / (int(row.max()) + 1)) if form == 0 else ones(size) * form
+            else:
+                counts[index] = ones(size) if form else torch.randint(1, 4, (size,), generator=generator)
+            counts[index] = counts[index].to(torch.float64)
+        return Axis(draw(0, 3), counts)
+
+    def terms() -> tuple[Term, ...]:
+        return tuple(Term(f"term{i}", draw(1, 9), tuple(axis() for _ in range(draw(1, 3)))) for i in range(8))
+
+    fixed = Term("fixed", draw(1, 50), ())
+    return Structure(tuple(made), (*terms(), fixed), (*terms(), fixed), (*terms(), fixed))
+
+
+def random_scores(structure: Structure, seed: int, ties: bool = False) -> dict[int, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {i: torch.rand(g.size, generator=generator, dtype=torch.float64) for i, g in enumerate(structure.groups)}
+    return {i: (s * 4).round() if ties else s for i, s in scores.items()}
+
+
+def plain_cost(structure: Structure, kept: dict[int, torch.Tensor]) -> dict[str, int]:
+    """The cost as the data says it, one term after the other."""
+    result = {}
+    for kind in ("params", "macs", "bytes"):
+        total = 0
+        for term in getattr(structure, kind):
+            value = term.scale
+            for axis in term.axes:
+                length = axis.fixed
+                for group, counts in axis.counts.items():
+                    mask = kept.get(group, torch.ones(structure.groups[group].size, dtype=torch.bool))
+                    length += sum(float(c) for c, keep in zip(counts, mask) if keep)
+                value *= length
+            total += round(value)
+        result[kind] = total
+    return result
+
+
+def cut(structure: Structure, kept: dict[int, torch.Tensor]) -> Structure:
+    """The structure of the network after the cut: what surgery would hand to the next step."""
+    masks = [kept.get(i, torch.ones(g.size, dtype=torch.bool)) for i, g in enumerate(structure.groups)]
+
+    def smaller(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        return tuple(
+            Term(t.name, t.scale, tuple(Axis(a.fixed, {g: c[masks[g]] for g, c in a.counts.items()}) for a in t.axes))
+            for t in terms
+        )
+
+    groups = tuple(
+        Group(g.name, int(m.sum()), g.members, None if g.row is None else g.row[m], g.protected)
+        for g, m in zip(structure.groups, masks)
+    )
+    return Structure(groups, smaller(structure.params), smaller(structure.bytes), smaller(structure.macs))

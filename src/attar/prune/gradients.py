@@ -1,0 +1,60 @@
+"""Gradients from a few batches, for the criteria that look at the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from attar.prune.importance import Context
+
+Batch = TypeVar("Batch")
+
+
+def collect_gradients(
+    module: nn.Module, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], torch.Tensor], seed: int = 0
+) -> Context:
+    """Mean gradients, and mean squared gradients, of the loss over the batches.
+
+    The module is looked at in eval mode, so that dropout is off and running statistics stay; its mode and its
+    parameters' `grad` are as before afterwards. The square is taken of each batch's gradient: batches of one sample
+    give the diagonal of the empirical Fisher matrix exactly, larger ones an estimate that shrinks with the batch size
+    but ranks much alike.
+
+    Args:
+        batches: anything that `loss` understands; two or three hundred samples are plenty.
+        loss: (module, batch) -> a scalar.
+        seed: handed on in the context.
+
+    Raises:
+        ValueError: no batch, or a loss that is not a finite scalar.
+    """
+    parameters = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    unique = list({id(p): p for p in parameters.values()}.values())
+    sums = {id(p): torch.zeros_like(p) for p in unique}
+    squares = {id(p): torch.zeros_like(p) for p in unique}
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    count = 0
+    try:
+        for batch in batches:
+            count += 1
+            value = loss(module, batch)
+            if value.dim() or not torch.isfinite(value):
+                raise ValueError(f"the loss of batch {count} is {value.detach()!r}: gradients need a finite scalar")
+            for parameter, gradient in zip(unique, torch.autograd.grad(value, unique, allow_unused=True)):
+                if gradient is not None:
+                    sums[id(parameter)] += gradient
+                    squares[id(parameter)] += gradient.square()
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+    if not count:
+        raise ValueError("gradients need at least one batch; none was given")
+    return Context(
+        {name: sums[id(p)] / count for name, p in parameters.items()},
+        {name: squares[id(p)] / count for name, p in parameters.items()},
+        seed,
+    )
