@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import json
 import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from attar.recipe.types import Recipe
+from attar.recipe.words import did_you_mean, no_such_key
 
 Place = tuple[str | int, ...]
 
@@ -118,22 +117,16 @@ def _explain(fault: Any, values: dict[str, Any], where: str, lines: dict[Place, 
     start = f"{where}{f':{line}' if line else ''}: {dotted}"
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _keys_at(place[:-1])
-        return f"{start}: no such key; {_closest(str(place[-1]), allowed)}allowed here: {', '.join(allowed)}"
+        return f"{start}: {no_such_key(str(place[-1]), _keys_at(place[:-1]))}"
     if kind == "missing":
         return f"{start}: must be given"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"{start} = {fault['input']!r}; {_closest(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
+        return f"{start} = {fault['input']!r}; {did_you_mean(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
     message = str(context["error"]) if "error" in context else fault["msg"]
     shown = fault["input"]
     value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"
     return f"{start}{value}: {message[:1].lower()}{message[1:]}"
-
-
-def _closest(word: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _keys_at(place: Place) -> list[str]:
@@ -144,7 +137,7 @@ def _keys_at(place: Place) -> list[str]:
             kind = _table_type(kind.model_fields[str(part)].annotation)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return list(kind.model_fields)
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    return []
 
 
 def _table_type(annotation: Any) -> Any:

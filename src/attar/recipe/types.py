@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from attar.recipe.budget import Budget
+from attar.recipe.words import no_such_key
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -152,6 +154,16 @@ class Prune(Table):
     """Fine-tuning after every step."""
     final: Training | None = None
     """Longer fine-tuning after the last step, in place of `train`."""
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _budget(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        allowed = [field.name for field in dataclasses.fields(Budget)]
+        if unknown := [key for key in value if key not in allowed]:
+            raise ValueError(no_such_key(unknown[0], allowed))
+        return Budget(**value)
 
     @field_validator("protect", mode="before")
     @classmethod

@@ -1,0 +1,148 @@
+"""Recipes: what is accepted, and how what is not is answered."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from attar.recipe import RecipeError, check_recipe, difference, load_recipe
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+GOOD = """
+name = "x"
+[data]
+source = "digits"
+held_out = 200
+[teacher]
+model = "resnet20"
+[teacher.train]
+epochs = 1
+[student]
+model = "resnet20"
+[distil]
+temperature = 4
+[distil.train]
+epochs = 1
+[prune]
+importance = "group_norm"
+[prune.budget]
+params = 100_000
+[prune.train]
+epochs = 0.5
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str):
+    file = tmp_path / "r.toml"
+    file.write_text(text)
+    return load_recipe(file, overrides)
+
+
+def message(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        load(tmp_path, text, *overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid_and_named_after_their_file(path):
+    assert load_recipe(path).name == path.stem
+
+
+def test_reference_recipe_is_the_reference():
+    recipe = load_recipe(ROOT / "recipes" / "fashion-mnist-100k.toml")
+    assert (recipe.teacher.model, recipe.student.model) == ("resnet50", "resnet20")
+    assert (recipe.prune.steps, recipe.prune.budget.params, recipe.prune.allocation) == (30, 100_000, "even")
+
+
+def test_defaults_fill_what_is_not_said(tmp_path):
+    recipe = load(tmp_path, GOOD)
+    assert recipe.prune.steps == 30
+    assert recipe.distil.alpha == 0.9
+    assert recipe.augment.erase_area == (0.02, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("temperature = 4", "temprature = 4", ["r.toml:13", "distil.temprature", "did you mean 'temperature'?", "alpha"]),
+        ("temperature = 4", "temperature = -1", ["r.toml:13", "distil.temperature = -1", "greater than 0"]),
+        ("temperature = 4", "temperature = 'hot'", ["r.toml:13", "distil.temperature = 'hot'", "valid number"]),
+        ("params = 100_000", "parms = 100_000", ["r.toml:18", "prune.budget", "no such key 'parms'", "did you mean 'params'?", "macs"]),
+        ("params = 100_000", "params = 'few'", ["prune.budget", "params='few'", "25%"]),
+        ("params = 100_000", "params = true", ["prune.budget", "True"]),
+        ("[student]\nmodel = \"resnet20\"", "", ["student", "must be given"]),
+        ("epochs = 0.5", "epochs = 0.5\noptimiser = 'sdg'", ["prune.train.optimiser", "did you mean 'sgd'?", "adamw"]),
+        ("epochs = 0.5", "epochs = 0.5\nwarmup = 1", ["prune.train", "warmup = 1", "0.5"]),
+        ("[teacher]\nmodel = \"resnet20\"\n[teacher.train]\nepochs = 1", "", ["alpha", "teacher"]),
+        ("[teacher.train]\nepochs = 1", "", ["teacher", "weights", "train"]),
+        ("[prune]", "[prune]\nallocation = 'evn'", ["prune.allocation", "did you mean 'even'?", "isomorphic"]),
+        ("held_out = 200", "held_out = 2.5", ["r.toml:5", "data.held_out = 2.5", "integer"]),
+        ("name = \"x\"", "name = x", ["not valid TOML", "line 2"]),
+    ],
+)  # fmt: skip
+def test_faults_are_named_with_place_and_way_out(tmp_path, old, new, expected):
+    assert old in GOOD
+    said = message(tmp_path, GOOD.replace(old, new))
+    for part in expected:
+        assert part in said, said
+
+
+def test_every_fault_is_listed_at_once(tmp_path):
+    said = message(tmp_path, GOOD.replace("temperature = 4", "temprature = 4").replace("held_out = 200", "held_out = -1"))
+    assert len(said.splitlines()) == 2
+
+
+def test_a_missing_file_names_those_that_are_there(tmp_path):
+    (tmp_path / "quick.toml").write_text("")
+    with pytest.raises(RecipeError, match=r"no recipe at .*quik\.toml; there is .*quick\.toml"):
+        load_recipe(tmp_path / "quik.toml")
+
+
+def test_overrides(tmp_path):
+    recipe = load(
+        tmp_path, GOOD, "distil.temperature=2", "prune.budget.params='50%'", "student.arguments.widths=[4,8,16]",
+        "compute.device=cpu", "augment.flip=0",
+    )  # fmt: skip
+    assert recipe.distil.temperature == 2
+    assert recipe.prune.budget.params == "50%"
+    assert recipe.student.arguments == {"widths": [4, 8, 16]}
+    assert recipe.compute.device == "cpu"
+    assert recipe.augment.flip == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("distil.temperature", "write it as key=value"),
+        ("=3", "write it as key=value"),
+        ("name.first=1", "name is a value, not a table"),
+        ("distil.temprature=3", "did you mean 'temperature'?"),
+    ],
+)
+def test_bad_overrides(tmp_path, override, expected):
+    assert expected in message(tmp_path, GOOD, override)
+
+
+def test_difference_names_what_changed(tmp_path):
+    old = load(tmp_path, GOOD).model_dump(mode="json")
+    new = load(tmp_path, GOOD, "distil.temperature=2", "prune.steps=3").model_dump(mode="json")
+    assert difference(old, new) == ["distil.temperature: 4.0 -> 2.0", "prune.steps: 30 -> 3"]
+
+
+def test_plain_dictionaries_are_checked_too():
+    with pytest.raises(RecipeError, match="student: must be given"):
+        check_recipe({"name": "x", "data": {"source": "digits"}, "distil": {"alpha": 0, "train": {"epochs": 1}}})
+
+
+def test_recipes_and_help_do_without_torch():
+    code = "import attar, attar.recipe, sys; attar.recipe.load_recipe(sys.argv[1]); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(RECIPES[0])], check=True)
+    code = (
+        "import sys\nfrom attar.cli import main\nsys.argv = ['attar', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
