@@ -104,7 +104,7 @@ def test_a_resumed_training_ends_in_the_same_bits(digits, machine, tmp_path, opt
 
 def test_the_loop_learns_and_reports(digits, machine):
     data, parts, views = digits
-    state = fresh(machine, width=8)
+    state = fresh(machine, width=16)
     seen = []
     training = Training(epochs=6, batch=32, learning_rate=0.1, warmup=1)
     fit(state, from_labels, views, parts.train, training, on_epoch=seen.append)
