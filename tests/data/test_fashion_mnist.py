@@ -187,9 +187,10 @@ def site(mine: Path, alone: Path, monkeypatch: pytest.MonkeyPatch):  # type: ign
     served.close()
 
 
-def test_download(site: Site, alone: Path, fashion: ImageData) -> None:
+def test_download(site: Site, alone: Path, fashion: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     (alone / "fashion-mnist" / ".fetch-killed").mkdir(parents=True)
     told: list[tuple[str, float | None]] = []
+    monkeypatch.setattr(fetch, "paced", lambda progress: progress)
     data = load_data("fashion-mnist", progress=lambda line, fraction: told.append((line, fraction)))
     assert site.address in data.source
     assert data.fingerprint == fashion.fingerprint

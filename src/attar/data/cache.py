@@ -24,10 +24,25 @@ def cache_folder() -> Path:
 
 
 def tell(progress: Progress | None, line: str, level: int = logging.INFO) -> None:
-    """Says a line once: to the log, and to whoever watches."""
-    log.log(level, line)
-    if progress is not None:
+    """Says a line to whoever watches, else to the log at this level."""
+    if progress is None:
+        log.log(level, line)
+    else:
+        log.info(line)
         progress(line, None)
+
+
+def paced(progress: Progress | None, seconds: float = 2.0) -> Progress:
+    """A callback for inner loops: passes a line on when none was for `seconds`, and swallows the rest."""
+    last = time.monotonic()
+
+    def pass_on(line: str, fraction: float | None) -> None:
+        nonlocal last
+        if progress is not None and time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            progress(line, fraction)
+
+    return pass_on
 
 
 def make_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Getting files from outside: a web download that gives up quickly when offline, and Debian packages without root."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from attar.data.cache import paced
 from attar.data.images import Progress
 
 CONNECT_SECONDS = 6.0
@@ -24,6 +26,7 @@ class FetchError(Exception):
 
 def download(url: str, path: Path, limit: int, progress: Progress | None = None) -> None:
     """Downloads into `path`, at most `limit` bytes. Raises FetchError; a part may then be left in `path`."""
+    pace = paced(progress)
     try:
         with _open(url) as response, path.open("wb") as file:
             length = int(response.headers.get("Content-Length") or 0)
@@ -33,8 +36,7 @@ def download(url: str, path: Path, limit: int, progress: Progress | None = None)
                 if done > limit:
                     raise FetchError(f"{url}: more than {limit} bytes; this is not the file")
                 file.write(chunk)
-                if progress is not None:
-                    progress(f"downloading {path.name}: {done / 1e6:.1f} MB", done / length if length else None)
+                pace(f"downloading {path.name}: {done / 1e6:.1f} MB", done / length if length else None)
             if done < length:
                 raise FetchError(f"{url}: the connection ended after {done} of {length} bytes")
     except (OSError, HTTPException, ValueError) as error:
@@ -98,12 +100,22 @@ def _private_lists(scratch: Path) -> list[str]:
 
 
 def _apt(arguments: list[str], options: list[str], scratch: Path, progress: Progress | None) -> None:
+    pace = paced(progress)
+
     def watch(seconds: float) -> None:
-        if progress is not None:
-            size = sum(file.stat().st_size for file in scratch.rglob("*") if file.is_file())
-            progress(f"apt-get {' '.join(arguments)}: {seconds:.0f} s, {size / 1e6:.1f} MB", None)
+        pace(f"apt-get {' '.join(arguments)}: {seconds:.0f} s, {_size(scratch) / 1e6:.1f} MB", None)
 
     _run(["apt-get", *options, *arguments], scratch, watch)
+
+
+def _size(folder: Path) -> int:
+    """Bytes in a folder in which files come and go."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(place) / name).stat().st_size
+    return total
 
 
 def _silent(seconds: float) -> None:
