@@ -1,0 +1,169 @@
+"""A run survives anything: killed at random moments and continued, it ends with the bits of a run left in peace."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+KILLS = 12
+
+RECIPE = """
+name = "survivor"
+[data]
+source = "digits"
+held_out = 150
+[augment]
+crop_padding = 1
+flip = 0
+[teacher]
+model = "resnet20"
+arguments = { widths = [6, 8, 10] }
+[teacher.train]
+epochs = 3
+batch = 64
+[student]
+model = "resnet20"
+arguments = { widths = [4, 6, 8] }
+[distil]
+[distil.train]
+epochs = 3
+batch = 64
+ema = 0.9
+[prune]
+steps = 8
+allocation = "global"
+[prune.budget]
+params = "50%"
+[prune.train]
+epochs = 1
+batch = 64
+learning_rate = 0.05
+ema = 0.9
+[compute]
+device = "cpu"
+threads = 1
+checkpoint_seconds = 0.2
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    file = tmp_path_factory.mktemp("survival") / "survivor.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+def start(recipe: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "attar", "run", str(recipe), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(recipe: Path, out: Path) -> str:
+    process = start(recipe, out)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def straight(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("straight") / "run"
+    before = time.monotonic()
+    finish(recipe, out)
+    return out, time.monotonic() - before
+
+
+def test_a_run_killed_a_dozen_times_ends_in_the_same_bits(recipe, straight, tmp_path):
+    reference, seconds = straight
+    out = tmp_path / "run"
+    moments = random.Random(20261122)
+    stages = set()
+    for _ in range(KILLS):
+        process = start(recipe, out)
+        # A start spends its first seconds on imports and captures; what follows is killed at any moment.
+        _wait_for_checkpoint(out, process)
+        time.sleep(moments.uniform(0, seconds / 6))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        stages |= {file.stem for file in out.glob("*.safetensors")}
+    finish(recipe, out)
+    assert stages >= {"teach", "distil"}, f"the kills did not reach pruning: {stages}"
+    for stage in ("teach", "distil", "prune"):
+        old, new = load_file(reference / f"{stage}.safetensors"), load_file(out / f"{stage}.safetensors")
+        assert old.keys() == new.keys()
+        assert all(old[name].equal(new[name]) for name in old), stage
+    assert (reference / "artifact/model.safetensors").read_bytes() == (out / "artifact/model.safetensors").read_bytes()
+    assert _log(reference) == _log(out)
+    assert _report(reference) == _report(out)
+
+
+def _wait_for_checkpoint(out: Path, process: subprocess.Popen) -> None:
+    """Until this start has written something, so that a dozen kills make progress."""
+    newest = _newest(out)
+    deadline = time.monotonic() + 60
+    while _newest(out) == newest and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _newest(out: Path) -> float:
+    return max((file.stat().st_mtime_ns for file in out.glob("*.safetensors")), default=0)
+
+
+def _log(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def _report(out: Path) -> dict:
+    report = json.loads((out / "artifact/report.json").read_text())
+    return {key: report[key] for key in ("test", "frontier", "cost", "held_out", "budget", "layers")}
+
+
+def test_ctrl_c_saves_and_leaves_cleanly(recipe, tmp_path):
+    out = tmp_path / "run"
+    process = start(recipe, out)
+    _wait_for_checkpoint(out, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    assert (out / "checkpoint.safetensors").exists() or list(out.glob("*.safetensors"))
+
+
+def test_a_folder_in_use_is_refused(recipe, tmp_path):
+    out = tmp_path / "run"
+    process = start(recipe, out)
+    _wait_for_checkpoint(out, process)
+    second = start(recipe, out)
+    said, _ = second.communicate(timeout=60)
+    process.kill()
+    process.communicate()
+    assert second.returncode == 2
+    assert f"in use by process {process.pid}" in said
+
+
+def test_a_finished_run_is_not_done_again(recipe, straight):
+    out, _ = straight
+    weights = (out / "artifact/model.safetensors").stat().st_mtime_ns
+    read = json.loads((out / "test.json").read_text())["read"]
+    said = finish(recipe, out)
+    assert "done before" in said
+    assert (out / "artifact/model.safetensors").stat().st_mtime_ns == weights
+    assert json.loads((out / "test.json").read_text())["read"] == read
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(recipe, straight, tmp_path):
+    out, _ = straight
+    command = [sys.executable, "-m", "attar", "run", str(recipe), "distil.temperature=2", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "distil.temperature: 4.0 -> 2.0" in done.stderr
