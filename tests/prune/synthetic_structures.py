@@ -81,8 +81,8 @@ def random_structure(seed: int, rows: bool = True, groups: int = 5) -> Structure
             row = row[torch.randperm(len(row), generator=generator)]
             size = len(row)
         protected = "asked" if index and draw(0, 5) == 0 else ""
-        made.append(Group(f"group{index}.weight", size, (Member(f"group{index}.weight", 0, torch.arange(size), True, "conv"),),
-                          row, protected))  # fmt: skip
+        member = Member(f"group{index}.weight", 0, torch.arange(size), True, "conv")
+        made.append(Group(f"group{index}.weight", size, (member,), row, protected))
 
     def axis() -> Axis:
         counts = {}

@@ -31,7 +31,7 @@ def random_limits(structure, seed):
 
 
 def keep_best(structure, scores, per_row):
-    """Independent of the product: every row of every group keeps its best `per_row[group]` units, earlier ones if tied."""
+    """Independent of the product: every row keeps its best `per_row[group]` units, earlier ones if tied."""
     kept = {}
     for index, group in enumerate(structure.groups):
         mask = torch.zeros(group.size, dtype=torch.bool)
