@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from synthetic_structures import plain_cost, random_structure, resnet20
+from synthetic_structures import cut, plain_cost, random_structure, resnet20
 
 from attar.prune.cost import CostModel, costs
 
 
-def random_kept(structure, generator):
+def random_kept(structure, generator, least=0):
     """A choice that respects rows: every row keeps the same number, which units is chance."""
     kept = {}
     for index, group in enumerate(structure.groups):
         row = torch.zeros(group.size, dtype=torch.long) if group.row is None else group.row
         per_row = int((row == row[0]).sum())
-        count = int(torch.randint(0, per_row + 1, (), generator=generator))
+        count = int(torch.randint(least, per_row + 1, (), generator=generator))
         mask = torch.zeros(group.size, dtype=torch.bool)
         for value in row.unique():
             units = torch.nonzero(row == value)[:, 0]
@@ -37,6 +37,16 @@ def test_any_choice_costs_what_its_terms_say(seed):
         assert found == plain_cost(structure, kept)
         assert all(isinstance(value, int) for value in found.values())
     assert model.cost() == model.cost({}) == plain_cost(structure, {})
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_costs_after_a_cut_need_no_new_compilation(seed):
+    structure, generator = random_structure(seed), torch.Generator().manual_seed(seed)
+    model, kept = CostModel(structure), random_kept(structure, generator, least=1)
+    small = cut(structure, kept)
+    fewer = random_kept(small, generator)
+    assert model.cut(kept, small).cost(fewer) == CostModel(small).cost(fewer) == plain_cost(small, fewer)
+    assert model.cost() == plain_cost(structure, {})  # the model it came from is as it was
 
 
 def test_large_counts_stay_exact():

@@ -6,6 +6,7 @@ of units kept in each such class. Costs are then short products of linear forms 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,7 +54,7 @@ class CostModel:
         for axis in axes:
             for index, counts in axis.counts.items():
                 values = _numbers(counts)
-                if values.size and (values != values[0]).any():
+                if len(values) and values.min() != values.max():
                     columns[index].append(values)
         self.classes, self._examples = [], []
         sizes: list[int] = []
@@ -111,6 +112,15 @@ class CostModel:
         self._pair_term = np.array(terms, dtype=np.int64)
         self._pair_value = np.array(coefficients).reshape(len(classes), depth)
 
+    def cut(self, kept: Kept, structure: Structure) -> CostModel:
+        """The costs of `structure`, which is this one after all but the `kept` units went, without compiling again."""
+        small = copy.copy(self)
+        small.structure = structure
+        small.whole = self.class_counts(kept)
+        masks = {index: mask.numpy().astype(bool) for index, mask in kept.items()}
+        small.classes = [own[masks[index]] if index in masks else own for index, own in enumerate(self.classes)]
+        return small
+
     def class_counts(self, kept: Kept) -> np.ndarray:
         """int64 (classes,): how many units of each class `kept` keeps."""
         counts = self.whole.copy()
@@ -158,7 +168,7 @@ def costs(structure: Structure, kept: Kept | None = None) -> dict[str, int]:
 
 
 def _numbers(counts: torch.Tensor) -> np.ndarray:
-    return counts.detach().cpu().to(torch.float64).numpy()
+    return counts.numpy().astype(np.float64, copy=False)
 
 
 def _distinct_axes(terms: Sequence[Term]) -> dict[int, Axis]:
