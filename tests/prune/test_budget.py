@@ -37,7 +37,7 @@ def test_limits_become_figures(given, kind, limit):
         ({}, "limits nothing"),
         ({"params": 0}, "above zero"),
         ({"params": -5}, "above zero"),
-        ({"params": 0.25}, "'25"),
+        ({"params": 0.25}, "write params='25%'"),
         ({"params": float("nan")}, "finite"),
         ({"params": True}, "no limit"),
         ({"params": [1]}, "no limit"),
@@ -68,6 +68,7 @@ def test_several_limits_at_once():
     assert budget.limited == ("params", "macs", "latency")
     assert budget.resolve(ORIGINAL) == {"params": 136_093, "macs": 10_000_000, "latency": 0.003}
     assert str(budget) == "params <= 50%, macs <= 10,000,000, latency <= 3ms"
+    assert str(Budget(params=1e5, latency=0.002)) == "params <= 100,000, latency <= 0.002"
 
 
 @pytest.mark.parametrize("shape", ["geometric", "linear"])

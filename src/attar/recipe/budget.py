@@ -94,7 +94,9 @@ class Budget:
         parts = []
         for kind in self.limited:
             value = getattr(self, kind)
-            parts.append(f"{kind} <= {value if isinstance(value, str) else format(value, ',')}")
+            if not isinstance(value, str):
+                value = format(int(value) if value == int(value) else value, ",")
+            parts.append(f"{kind} <= {value}")
         return ", ".join(parts)
 
 
@@ -118,7 +120,9 @@ def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
     if not math.isfinite(limit) or limit <= 0:
         raise ValueError(f"{kind}={limit!r}: a limit is above zero and finite; give {wanted}")
     if kind != "latency" and limit < 1:
-        raise ValueError(f"{kind}={limit!r} is less than one; for a share of the original write {kind}='{limit:.4%}'")
+        raise ValueError(
+            f"{kind}={limit!r} is less than one; for a share of the original write {kind}='{100 * limit:g}%'"
+        )
     return Fraction(limit), False
 
 
