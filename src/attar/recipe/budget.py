@@ -121,7 +121,7 @@ def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
         raise ValueError(f"{kind}={limit!r}: a limit is above zero and finite; give {wanted}")
     if kind != "latency" and limit < 1:
         raise ValueError(
-            f"{kind}={limit!r} is less than one; for a share of the original write {kind}='{100 * limit:g}%'"
+            f"{kind}={limit!r} is less than one; for a share write {kind}='{100 * limit:g}%'"
         )
     return Fraction(limit), False
 
