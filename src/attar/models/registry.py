@@ -155,8 +155,8 @@ def call(builder: Callable[..., Any], name: str, *positional: Any, **arguments: 
     """Call somebody else's builder; what it finds wrong with the arguments becomes a ValueError that names it."""
     try:
         network = builder(*positional, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{name} cannot be built with {arguments}: {error}") from error
+    except (TypeError, ValueError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot be built with {str(arguments):.300}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} returned {type(network).__name__}, not a torch.nn.Module")
     return network

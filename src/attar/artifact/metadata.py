@@ -1,0 +1,148 @@
+"""arch.json: how the network is made, what goes in and what comes out. Everything but the numbers in the tensors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from attar.artifact.errors import ArtifactError
+from attar.artifact.manifest import VERSION, check_version
+from attar.models import BuilderSpec
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+COUNTS = ("params", "macs", "bytes", "file_bytes")
+LIMITS = ("params", "macs", "bytes", "latency")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The content of arch.json."""
+
+    builder: BuilderSpec | None
+    """How the uncut network is made; None where only its owner's code can."""
+    surgery: dict[str, Any] | None
+    """What `attar.prune.describe` says: final shapes and mended attributes; None for a network that was not cut."""
+    input_shape: tuple[int, int, int]
+    """Channels, height, width of an image of raw pixels 0..255, normalised as (pixel / 255 - mean) / std."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """For each channel."""
+    dtype: str = "float32"
+    class_names: tuple[str, ...] = ()
+    """In the order of the logits."""
+    data: str = ""
+    """Name of the data that it was made for."""
+    budget: Mapping[str, float] = field(default_factory=dict)
+    """Absolute limits that hold, of `params`, `macs`, `bytes`, `latency`."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """What was counted on the saved weights: `params`, `macs` of one sample, `bytes` of tensors, `file_bytes`."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """What it was saved with: attar, torch."""
+
+    def __post_init__(self) -> None:
+        shape = self.input_shape
+        if len(shape) != 3 or not all(type(n) is int and 0 < n <= 1 << 16 for n in shape):
+            raise ArtifactError(f"input_shape must be (channels, height, width), not {shape!r:.100}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != shape[0] or not all(is_number(value) for value in values):
+                raise ArtifactError(f"{name} must be a number for each of {shape[0]} channels, not {values!r:.100}")
+        if min(self.std) <= 0:
+            raise ArtifactError(f"std must be above 0, not {self.std!r:.100}")
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, C, H, W) -> float32 of the same shape, by the arithmetic that training used.
+
+        Raises ArtifactError for images of another kind or another number of channels.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.input_shape[0]:
+            wanted = f"uint8 (B, {', '.join(map(str, self.input_shape))})"
+            raise ArtifactError(f"images must be {wanted}, not {images.dtype} {tuple(images.shape)}")
+        shift = torch.tensor([255 * value for value in self.mean], device=images.device).view(1, -1, 1, 1)
+        scale = torch.tensor([1 / (255 * value) for value in self.std], device=images.device).view(1, -1, 1, 1)
+        return (images.float() - shift) * scale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for arch.json."""
+        return {
+            "version": VERSION,
+            "builder": None if self.builder is None else self.builder.to_dict(),
+            "surgery": self.surgery,
+            "input_shape": list(self.input_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "dtype": self.dtype,
+            "class_names": list(self.class_names),
+            "data": self.data,
+            "budget": dict(self.budget),
+            "counts": dict(self.counts),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Metadata":
+        """Read arch.json's data strictly; raises ArtifactError that names the key."""
+        if not isinstance(data, dict):
+            raise ArtifactError("arch.json must be a table")
+        check_version(data, "arch.json")
+        known = {"version", *(entry.name for entry in fields(cls))}
+        if set(data) != known:
+            raise ArtifactError(f"arch.json has keys {sorted(data)}, not {sorted(known)}"[:500])
+        for key in ("input_shape", "mean", "std"):
+            if not isinstance(data[key], list):
+                raise ArtifactError(f"arch.json: {key} must be a list")
+        if not isinstance(data["data"], str):
+            raise ArtifactError("arch.json: data must be a name")
+        surgery = data["surgery"]
+        if surgery is not None and not isinstance(surgery, dict):
+            raise ArtifactError("arch.json: surgery must be a table or null")
+        if data["dtype"] not in list(DTYPES):
+            raise ArtifactError(f"arch.json: dtype {data['dtype']!r:.50} is none of {', '.join(DTYPES)}")
+        return cls(
+            builder=None if data["builder"] is None else read_builder(data["builder"]),
+            surgery=surgery,
+            input_shape=tuple(data["input_shape"]),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+            dtype=data["dtype"],
+            class_names=read_words(data["class_names"], "class_names"),
+            data=data["data"],
+            budget=read_figures(data["budget"], "budget", LIMITS),
+            counts=read_figures(data["counts"], "counts", COUNTS),
+            versions=read_versions(data["versions"]),
+        )
+
+
+def read_builder(data: Any) -> BuilderSpec:
+    """The builder, as plain data; nothing is imported or called here."""
+    try:
+        return BuilderSpec.from_dict(data)
+    except ValueError as error:
+        raise ArtifactError(f"arch.json: {error}") from error
+
+
+def read_words(data: Any, key: str) -> tuple[str, ...]:
+    """A list of words."""
+    if not isinstance(data, list) or not all(isinstance(word, str) for word in data):
+        raise ArtifactError(f"arch.json: {key} must be a list of words")
+    return tuple(data)
+
+
+def read_figures(data: Any, key: str, allowed: tuple[str, ...]) -> dict[str, Any]:
+    """A table of figures above zero under known names."""
+    if not isinstance(data, dict) or not all(name in allowed and is_number(n) and n >= 0 for name, n in data.items()):
+        raise ArtifactError(f"arch.json: {key} must give numbers for some of {', '.join(allowed)}, not {data!r:.200}")
+    return data
+
+
+def read_versions(data: Any) -> dict[str, str]:
+    """A table of words."""
+    if not isinstance(data, dict) or not all(isinstance(word, str) for word in data.values()):
+        raise ArtifactError("arch.json: versions must be a table of words")
+    return data
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite int or float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,71 @@
+"""What a loaded network computes and costs, to hold against what is recorded."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from attar.artifact.errors import ArtifactError
+from attar.artifact.metadata import Metadata
+from attar.artifact.weights import own_tensors
+
+TOLERANCE = 1e-4
+"""How far logits may be from those recorded, as a share of the largest: other machines round otherwise."""
+
+
+def golden_logits(model: nn.Module, metadata: Metadata, golden: torch.Tensor) -> torch.Tensor:
+    """float32 (B, classes) for uint8 images, computed on the CPU."""
+    if tuple(golden.shape[1:]) != metadata.input_shape or golden.dtype != torch.uint8 or len(golden) == 0:
+        raise ArtifactError(
+            f"golden images must be uint8 (B, {metadata.input_shape}), not {golden.dtype} {tuple(golden.shape)}"
+        )
+    return logits_of(model, metadata, golden.cpu())
+
+
+def logits_of(model: nn.Module, metadata: Metadata, images: torch.Tensor) -> torch.Tensor:
+    """float32 (B, classes) on the CPU, for uint8 images, with the network where and as it is."""
+    tensor = next(iter(own_tensors(model).values()), torch.zeros(()))
+    dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
+    with torch.inference_mode():
+        logits = model(metadata.normalise(images.to(tensor.device)).to(dtype))
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise ArtifactError(f"the network's output is no logits (B, classes) but {type(logits).__name__}")
+    return logits.float().cpu()
+
+
+def difference(wanted: torch.Tensor, found: torch.Tensor) -> str:
+    """What tells two batches of logits apart, beyond rounding; empty where nothing does."""
+    if found.shape != wanted.shape:
+        return f"logits {tuple(found.shape)} in place of {tuple(wanted.shape)}"
+    gap = (found - wanted).abs().max().item()
+    scale = max(wanted.abs().max().item(), 1.0)
+    if not gap <= TOLERANCE * scale:
+        return f"logits differ by up to {gap:.2g}, more than {TOLERANCE:g} of the largest ({scale:.3g})"
+    return ""
+
+
+def count_macs(model: nn.Module, example: torch.Tensor) -> int:
+    """Multiply-accumulates of convolutions and matrix products, counted as the network runs the example."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(example)
+    return counter.get_total_flops() // 2
+
+
+def count(model: nn.Module, metadata: Metadata, file_bytes: int) -> dict[str, int]:
+    """What the network costs, counted on the network as loaded: parameters, MACs of one sample, bytes."""
+    tensors = own_tensors(model)
+    weight = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(()))
+    example = torch.zeros(1, *metadata.input_shape, dtype=weight.dtype, device=weight.device)
+    return {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": count_macs(model, example),
+        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
+        "file_bytes": file_bytes,
+    }
+
+
+def exceeded(counts: Mapping[str, float], budget: Mapping[str, float]) -> list[str]:
+    """The limits that the counts break, in words. Latency is no count: it is measured where the network shall run."""
+    return [f"{counts[kind]:,} {kind} of {limit:,}" for kind, limit in budget.items() if counts.get(kind, 0) > limit]
