@@ -156,7 +156,7 @@ def call(builder: Callable[..., Any], name: str, *positional: Any, **arguments: 
     try:
         network = builder(*positional, **arguments)
     except (TypeError, ValueError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
-        raise ValueError(f"{name} cannot be built with {str(arguments):.300}: {error}") from error
+        raise ValueError(f"{name} cannot be built with {arguments!s:.300}: {error}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} returned {type(network).__name__}, not a torch.nn.Module")
     return network
