@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ import torch
 
 from attar.data import DataError, ImageData, fashion_mnist, fetch, load_data
 from attar.data.cache import cache_folder
-from attar.data.fashion_mnist import FILES, load_fashion_mnist
+from attar.data.fashion_mnist import FASHION_MNIST, load_fashion_mnist
 
-NAMES = [file.name for file in FILES]
+NAMES = [file.name for file in FASHION_MNIST.files]
+PACKAGE = "dataset-fashion-mnist"
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +50,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No cache, no system folder, no web and no apt; gives the cache folder to be."""
     cache = tmp_path / "cache"
     monkeypatch.setenv("ATTAR_CACHE", str(cache))
-    monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", tmp_path / "usr/share/datasets/fashion-mnist")
-    monkeypatch.setattr(fashion_mnist, "WEB_PAGE", "http://127.0.0.1:9/")
+    changed = replace(FASHION_MNIST, web="http://127.0.0.1:9/", system_folder=tmp_path / "system")
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", changed)
     monkeypatch.setattr(fetch.shutil, "which", lambda tool: None)
     return cache
 
@@ -135,22 +138,22 @@ def test_nowhere(tmp_path: Path, alone: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_data("fashion-mnist", empty, lambda line, fraction: told.append(line))
     message = str(caught.value)
-    for place in (str(empty), str(alone), "usr/share", "127.0.0.1:9", "no apt-get"):
+    for place in (str(empty), str(alone), str(tmp_path / "system"), "127.0.0.1:9", "no apt-get"):
         assert place in message
         assert any(place in line for line in told)
-    assert "Put its four .gz files" in message
+    assert f"Put {NAMES[0]}.gz" in message
     assert not list(alone.rglob("*.gz"))
     with pytest.raises(DataError, match="does not exist"):
         load_data("fashion-mnist", tmp_path / "no such folder")
 
 
 def test_a_bad_cache_is_told_and_passed_over(
-    mine: Path, alone: Path, fashion: ImageData, caplog: pytest.LogCaptureFixture
+    mine: Path, alone: Path, tmp_path: Path, fashion: ImageData, caplog: pytest.LogCaptureFixture
 ) -> None:
     cached = alone / "fashion-mnist" / f"{NAMES[3]}.gz"
     shutil.copytree(mine, cached.parent)
     cached.write_bytes(cached.read_bytes()[:1000])
-    shutil.copytree(mine, fashion_mnist.SYSTEM_FOLDER)
+    shutil.copytree(mine, tmp_path / "system")
     data = load_data("fashion-mnist")
     assert data.source.startswith("system folder")
     assert data.fingerprint == fashion.fingerprint
@@ -180,9 +183,9 @@ class Site:
 
 
 @pytest.fixture
-def site(mine: Path, alone: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def site(mine: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     served = Site(mine)
-    monkeypatch.setattr(fashion_mnist, "WEB_PAGE", served.address)
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", replace(fashion_mnist.FASHION_MNIST, web=served.address))
     yield served
     served.close()
 
@@ -214,8 +217,7 @@ def test_a_bad_download_never_reaches_the_cache(site: Site, mine: Path, alone: P
 
 def _load(address: str, cache: str, results) -> None:  # type: ignore[no-untyped-def]
     os.environ["ATTAR_CACHE"] = cache
-    fashion_mnist.WEB_PAGE = address
-    fashion_mnist.SYSTEM_FOLDER = Path("/nonexistent")
+    fashion_mnist.FASHION_MNIST = replace(FASHION_MNIST, web=address, system_folder=None)
     torch.set_num_threads(1)
     results.put(load_fashion_mnist().fingerprint)
 
@@ -251,13 +253,10 @@ def test_debian_package(mine: Path, alone: Path, fashion: ImageData, monkeypatch
     tools.mkdir()
     tree = alone.parent / "package"
     (tree / "DEBIAN").mkdir(parents=True)
-    control = (
-        f"Package: {fashion_mnist.PACKAGE}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: d\n"
-    )
+    control = f"Package: {PACKAGE}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: d\n"
     (tree / "DEBIAN" / "control").write_text(control)
-    monkeypatch.setattr(fashion_mnist, "SYSTEM_FOLDER", Path("/usr/share/datasets/fashion-mnist"))
-    shutil.copytree(mine, tree / "usr/share/datasets/fashion-mnist")
-    archive = tools / f"{fashion_mnist.PACKAGE}_1_all.deb"
+    shutil.copytree(mine, tree / "opt/attar-test/fashion-mnist")
+    archive = tools / f"{PACKAGE}_1_all.deb"
     subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", tree, archive], check=True, capture_output=True)
     script = tools / "apt-get"
     script.write_text(
@@ -270,10 +269,10 @@ def test_debian_package(mine: Path, alone: Path, fashion: ImageData, monkeypatch
     monkeypatch.undo()
     monkeypatch.setenv("ATTAR_CACHE", str(alone))
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr(fashion_mnist, "_from_system", lambda progress: fashion_mnist._from_folder(alone / "x", "no"))
-    monkeypatch.setattr(fashion_mnist, "WEB_PAGE", "http://127.0.0.1:9/")
+    changed = replace(FASHION_MNIST, web="http://127.0.0.1:9/", system_folder=Path("/opt/attar-test/fashion-mnist"))
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", changed)
     data = load_data("fashion-mnist")
-    assert fashion_mnist.PACKAGE in data.source
+    assert PACKAGE in data.source
     assert data.fingerprint == fashion.fingerprint
     assert len((tools / "calls").read_text().splitlines()) == 3  # download fails, update, download
     assert sorted(path.name for path in (alone / "fashion-mnist").iterdir())[1:] == sorted(f"{n}.gz" for n in NAMES)

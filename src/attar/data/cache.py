@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -55,20 +54,6 @@ def make_folder(folder: Path) -> None:
         raise DataError(
             f"cannot write to the cache folder {folder} ({error.strerror or error}); set ATTAR_CACHE to another folder"
         ) from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file beside `path` and renames it: readers see the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """scikit-learn's digits (8x8, 10 classes): a data set for tests, there in no time."""
 
+from pathlib import Path
+
 from attar.data.images import DataError, ImageData, Progress, image_data
 from attar.data.split import split
 
@@ -8,7 +10,7 @@ TEST_IMAGES = 360
 _FINGERPRINT = "9b4d7a0be899febfb0a3d4b5f08068b8becbad8524d600f3d2a6daab5357e4de"
 
 
-def load_digits(progress: Progress | None = None) -> ImageData:
+def load_digits(folder: Path | None = None, progress: Progress | None = None) -> ImageData:
     """1,437 training and 360 test images, (1, 8, 8), ink 0..16 scaled to 0..255.
 
     scikit-learn has no test part; ours is the stratified split of seed 0, the same everywhere. Raises DataError if
