@@ -1,6 +1,7 @@
 """Data sets by name, the split, and batches of views."""
 
 from attar.data.augment import Augmentation
+from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data
 from attar.data.split import Split, split
@@ -14,6 +15,7 @@ __all__ = [
     "Progress",
     "Split",
     "Views",
+    "from_dataset",
     "load_data",
     "pixel_statistics",
     "split",
