@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class Context:
     """Mean squared gradient by parameter name: the diagonal of the empirical Fisher matrix."""
     seed: int = 0
     """For `random`."""
+    sums: dict[tuple[str, str, int], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
+    """What criteria remember while the groups of one network are scored; `score` starts with none."""
 
 
 Parameters = Mapping[str, torch.Tensor]
@@ -42,12 +44,12 @@ def group_norm(parameters: Parameters, group: Group, context: Context) -> torch.
     Counts the weights of convolutions, linear layers and norms, on producing and reading sides, as
     `GroupMagnitudeImportance` of torch-pruning does (Fang et al. 2023, DepGraph).
     """
-    return _relative(_mean_over_weights(parameters, group, lambda name: parameters[name].square()))
+    return _relative(_mean_over_weights(parameters, group, context, "square", lambda name: parameters[name].square()))
 
 
 def group_norm_l1(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
     """L1 norm of the slices a unit owns, mean over the group's weights, relative to the group's mean."""
-    return _relative(_mean_over_weights(parameters, group, lambda name: parameters[name].abs()))
+    return _relative(_mean_over_weights(parameters, group, context, "abs", lambda name: parameters[name].abs()))
 
 
 def bn_scale(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
@@ -61,8 +63,8 @@ def bn_scale(parameters: Parameters, group: Group, context: Context) -> torch.Te
             f"importance 'bn_scale': no norm scales the units of {group.name}; "
             "choose another importance, such as 'group_norm', or protect this group"
         )
-    total = sum(per_unit(parameters[m.tensor].abs(), m, group.size) for m in members)
-    return _relative(torch.as_tensor(total) / len(members))
+    scales = [per_unit(parameters[m.tensor].detach().abs().double().cpu(), m, group.size) for m in members]
+    return _relative(torch.stack(scales).mean(0))
 
 
 def fpgm(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
@@ -81,7 +83,7 @@ def fpgm(parameters: Parameters, group: Group, context: Context) -> torch.Tensor
 
 def lamp(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
     """Squared group norm over the sum of those that are no smaller in the group (Lee et al. 2021, LAMP)."""
-    norm = _mean_over_weights(parameters, group, lambda name: parameters[name].square())
+    norm = _mean_over_weights(parameters, group, context, "square", lambda name: parameters[name].square())
     order = torch.argsort(norm, stable=True)
     rest = norm[order].flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(norm)
@@ -105,7 +107,7 @@ def taylor(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     def change(name: str) -> torch.Tensor:
         return (parameters[name] * _gradient(context.gradients, name, "taylor")).abs()
 
-    return _relative(_mean_over_weights(parameters, group, change))
+    return _relative(_mean_over_weights(parameters, group, context, "change", change))
 
 
 def fisher(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
@@ -118,7 +120,7 @@ def fisher(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     def change(name: str) -> torch.Tensor:
         return parameters[name].square() * _gradient(context.squares, name, "fisher")
 
-    return _relative(_mean_over_weights(parameters, group, change))
+    return _relative(_mean_over_weights(parameters, group, context, "change", change))
 
 
 IMPORTANCES: dict[str, Importance] = {
@@ -157,7 +159,7 @@ def score(
         ValueError: unknown criterion, one that lacks what it needs, or a function whose answer is not a finite (size,)
             tensor.
     """
-    criterion, context = find_importance(importance), context or Context()
+    criterion, context = find_importance(importance), replace(context or Context(), sums={})
     scores = {}
     for index, group in enumerate(structure.groups):
         if group.protected or not group.size:
@@ -184,12 +186,10 @@ def weights(parameters: Parameters, group: Group) -> list[Member]:
     return [m for m in present if m.kind in WEIGHTED and not _is_bias(m.tensor)] or present
 
 
-def per_unit(values: torch.Tensor, member: Member, size: int) -> torch.Tensor:
-    """Sum of `values` (the tensor's shape) over the slices that each unit owns: float64 (size,), on the CPU."""
-    other = [dim for dim in range(values.dim()) if dim != member.dim]
-    along = values.sum(other, dtype=torch.float64) if other else values.to(torch.float64)
-    owned = member.unit >= 0
-    return torch.zeros(size, dtype=torch.float64).index_add_(0, member.unit[owned], along.cpu()[owned])
+def per_unit(along: torch.Tensor, member: Member, size: int) -> torch.Tensor:
+    """Sum of `along`, float64 (length of the member's dim,), over the indices that each unit owns: float64 (size,)."""
+    # Indices that no unit owns, -1, are counted in a bin of their own, which is left out.
+    return torch.from_numpy(np.bincount(member.unit.numpy() + 1, weights=along.numpy(), minlength=size + 1)[1:])
 
 
 def unit_slices(values: torch.Tensor, member: Member, size: int) -> torch.Tensor:
@@ -205,11 +205,22 @@ def unit_slices(values: torch.Tensor, member: Member, size: int) -> torch.Tensor
     return slices.flatten(1)
 
 
-def _mean_over_weights(parameters: Parameters, group: Group, of: Callable[[str], torch.Tensor]) -> torch.Tensor:
+def _mean_over_weights(
+    parameters: Parameters, group: Group, context: Context, what: str, of: Callable[[str], torch.Tensor]
+) -> torch.Tensor:
+    """float64 (size,): `of(tensor)`, a figure for each element, summed over a unit's slices; mean over the weights.
+
+    `what` names the figure, under which sums along a dimension are remembered for the other groups that live there.
+    """
     members = weights(parameters, group)
     total = torch.zeros(group.size, dtype=torch.float64)
     for member in members:
-        total += per_unit(of(member.tensor).detach(), member, group.size)
+        key = (what, member.tensor, member.dim)
+        if key not in context.sums:
+            values = of(member.tensor).detach()
+            other = [dim for dim in range(values.dim()) if dim != member.dim]
+            context.sums[key] = (values.sum(other, dtype=torch.float64) if other else values.to(torch.float64)).cpu()
+        total += per_unit(context.sums[key], member, group.size)
     return total / max(len(members), 1)
 
 
