@@ -32,13 +32,12 @@ def network(spec: BuilderSpec = SPEC) -> nn.Module:
 
 def save_network(folder: Path, model: nn.Module, spec: BuilderSpec | None = SPEC, **changes) -> Path:
     arguments = {
-        "input_shape": (1, 8, 8),
+        "input_size": (1, 8, 8),
         "mean": (0.3,),
         "std": (0.4,),
         "golden": images(),
         "class_names": ("a", "b", "c"),
         "budget": {"params": 10_000},
-        "data": "digits",
         "extras": {"report.json": "{}", "plots/frontier.txt": b"points"},
     }
     return save(folder, model, spec, **(arguments | changes))

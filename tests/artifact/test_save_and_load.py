@@ -12,7 +12,8 @@ from torch import nn
 from torchvision_ops import define_missing_operators
 
 import attar
-from attar.artifact import ArtifactError, evaluate, evaluate_images, load, predict, save, verify
+from attar.artifact import ArtifactError, evaluate, load, predict, save, verify
+from attar.data import load_data
 from attar.models import BuilderSpec, build
 
 define_missing_operators()
@@ -23,16 +24,16 @@ def test_what_is_loaded_is_what_was_saved(artifact):
     loaded = attar.load(artifact)
     assert not loaded.training
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
-    metadata = loaded.metadata
-    assert metadata.builder.to_dict() == SPEC.to_dict()
-    assert (metadata.input_shape, metadata.class_names, metadata.data) == ((1, 8, 8), ("a", "b", "c"), "digits")
+    description = loaded.artifact
+    assert description.builder.to_dict() == SPEC.to_dict()
+    assert (description.input.size, description.class_names) == ((1, 8, 8), ("a", "b", "c"))
     params = sum(p.numel() for p in model.parameters())
-    assert metadata.counts["params"] == params
-    assert metadata.counts["macs"] == attar.summary(model, (1, 8, 8)).macs
-    assert metadata.counts["file_bytes"] == (artifact / "model.safetensors").stat().st_size
+    assert description.counts["params"] == params
+    assert description.counts["macs"] == attar.summary(model, (1, 8, 8)).macs
+    assert description.counts["file_bytes"] == (artifact / "model.safetensors").stat().st_size
     x = (images().float() - 255 * 0.3) * (1 / (255 * 0.4))
     with torch.no_grad():
-        assert torch.equal(loaded(metadata.normalise(images())), model(x))
+        assert torch.equal(loaded(description.input.normalise(images())), model(x))
     golden = load_file(artifact / "golden.safetensors")
     assert torch.equal(golden["images"], images())
     with torch.no_grad():
@@ -41,7 +42,7 @@ def test_what_is_loaded_is_what_was_saved(artifact):
 
 def test_verify_passes_and_tells_what_it_saw(artifact):
     found = attar.verify(artifact)
-    assert found.ok and bool(found)
+    assert found.passed and bool(found)
     assert all(check.passed for check in found.checks)
     assert "golden batch" in str(found) and "FAIL" not in str(found)
     assert {"file report.json", "file plots/frontier.txt", "counts", "budget"} <= {check.name for check in found.checks}
@@ -91,7 +92,7 @@ def test_an_artifact_is_replaced_and_anything_else_is_not(artifact, tmp_path):
         ({"golden": images().float()}, "golden images"),
         ({"mean": (0.1, 0.2)}, "mean must be a number for each of 1"),
         ({"std": (0.0,)}, "std must be above 0"),
-        ({"input_shape": (8, 8)}, "input_shape"),
+        ({"input_size": (8, 8)}, "input_size"),
         ({"extras": {"../escape": b""}}, "no name for a file"),
         ({"extras": {"manifest.json": b""}}, "attar's own"),
         ({"extras": {"arch.json": b""}}, "attar's own"),
@@ -104,7 +105,7 @@ def test_what_cannot_be_saved_leaves_the_old_artifact_alone(artifact, changes, w
     with pytest.raises(ArtifactError, match=words):
         save_network(artifact, network(), **changes)
     assert (artifact / "manifest.json").read_bytes() == before
-    assert verify(artifact).ok
+    assert verify(artifact).passed
     assert [path.name for path in artifact.parent.iterdir()] == ["artifact"]
 
 
@@ -134,7 +135,7 @@ def test_the_users_own_network_loads_only_with_his_leave(tmp_path):
     torch.manual_seed(0)
     model = Tied()
     arguments = {
-        "input_shape": (1, 2, 2),
+        "input_size": (1, 2, 2),
         "mean": (0.0,),
         "std": (1.0,),
         "golden": images(3, (1, 2, 2)),
@@ -147,8 +148,8 @@ def test_the_users_own_network_loads_only_with_his_leave(tmp_path):
     loaded = load(folder, builder=Tied)
     assert loaded.second.weight is loaded.first.weight
     assert torch.equal(loaded.second.bias, model.second.bias)
-    assert loaded.metadata.counts["params"] == 16 + 4 + 4
-    assert verify(folder, builder=Tied).ok and not verify(folder).ok
+    assert loaded.artifact.counts["params"] == 16 + 4 + 4
+    assert verify(folder, builder=Tied).passed and not verify(folder).passed
 
     foreign = BuilderSpec("test_save_and_load:Tied", {"size": 4})
     folder = save_network(tmp_path / "named", model, foreign, **arguments)
@@ -162,39 +163,36 @@ def test_libraries_networks_bring_no_foreign_weights(tmp_path):
     torch.manual_seed(0)
     model = build("timm:resnet10t", classes=3, in_channels=1)
     folder = save_network(
-        tmp_path / "artifact", model, spec, input_shape=(1, 32, 32), golden=images(2, (1, 32, 32)), budget={}
+        tmp_path / "artifact", model, spec, input_size=(1, 32, 32), golden=images(2, (1, 32, 32)), budget={}
     )
-    assert load(folder).metadata.builder.arguments == {"classes": 3, "in_channels": 1}
+    assert load(folder).artifact.builder.arguments == {"classes": 3, "in_channels": 1}
 
 
 def test_half_precision_comes_back_as_such(tmp_path):
     model = network().to(torch.bfloat16)
     folder = save_network(tmp_path / "artifact", model)
     assert load(folder).fc.weight.dtype == torch.bfloat16
-    assert verify(folder).ok
+    assert verify(folder).passed
     model.fc.float()
     with pytest.raises(ArtifactError, match="of one type"):
         save_network(tmp_path / "mixed", model)
 
 
-def test_accuracy_on_real_images_and_probabilities(artifact, tmp_path):
+def test_accuracy_on_real_images_and_probabilities(tmp_path):
     model = build("resnet20", widths=(4, 6, 8), classes=10)
     names = tuple(map(str, range(10)))
     folder = save_network(tmp_path / "digits", model, BuilderSpec("resnet20", {"widths": (4, 6, 8)}), class_names=names)
-    found = evaluate(folder)
-    assert (found.n, found.data) == (360, "digits")
-    data = attar.artifact.evaluate.__globals__["load_data"]("digits")
+    data = load_data("digits")
+    found = evaluate(load(folder), data.test_images, data.test_labels, batch=100)
     with torch.no_grad():
         logits = load(folder)((data.test_images.float() - 76.5) * (1 / 102))
-    assert torch.equal(found.predictions, logits.argmax(1))
-    assert found.hits == int((logits.argmax(1) == data.test_labels).sum()) and found.accuracy == found.hits / 360
+    assert torch.equal(found.predictions, logits.argmax(1)) and found.images == 360
+    assert found.correct == int((logits.argmax(1) == data.test_labels).sum()) and found.accuracy == found.correct / 360
     probabilities = predict(load(folder), data.test_images[:7], batch=3)
     assert torch.allclose(probabilities, logits[:7].softmax(1), atol=1e-6)
-    with pytest.raises(ArtifactError, match="classes"):
-        evaluate(artifact)  # three classes, digits have ten
     with pytest.raises(ArtifactError, match="one label for each"):
-        evaluate_images(load(folder), data.test_images, data.test_labels[:5])
-    with pytest.raises(ArtifactError, match="no metadata"):
+        evaluate(load(folder), data.test_images, data.test_labels[:5])
+    with pytest.raises(ArtifactError, match="no description"):
         predict(model, data.test_images)
     with pytest.raises(ArtifactError, match="images must be uint8"):
         predict(load(folder), data.test_images.float())
@@ -213,7 +211,7 @@ def test_loading_needs_neither_recipe_nor_training_code(artifact):
 def test_save_is_public_and_accepts_a_string(tmp_path):
     assert attar.save is save
     folder = attar.save(
-        str(tmp_path / "artifact"), network(), SPEC, input_shape=[1, 8, 8], mean=[0], std=[1], golden=images(1)
+        str(tmp_path / "artifact"), network(), SPEC, input_size=[1, 8, 8], mean=[0], std=[1], golden=images(1)
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "arch.json",

@@ -1,20 +1,20 @@
 """The folder that leaves the house: saved whole, loaded without pickle, checked against itself."""
 
+from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
-from attar.artifact.evaluate import Evaluation, evaluate, evaluate_images, predict
+from attar.artifact.evaluate import Evaluation, evaluate, predict
 from attar.artifact.folder import load, save
 from attar.artifact.manifest import write_files
-from attar.artifact.metadata import Metadata
 from attar.artifact.verify import Check, Verification, verify
 
 __all__ = [
     "ArtifactError",
     "Check",
+    "Description",
     "Evaluation",
-    "Metadata",
+    "Input",
     "Verification",
     "evaluate",
-    "evaluate_images",
     "load",
     "predict",
     "save",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from attar.artifact.description import DTYPES, Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.limits import build_within, portable
 from attar.artifact.manifest import (
@@ -23,7 +24,6 @@ from attar.artifact.manifest import (
     to_json,
     write_files,
 )
-from attar.artifact.metadata import DTYPES, Metadata
 from attar.artifact.replay import count, difference, exceeded, golden_logits
 from attar.artifact.weights import check_finite, check_forms, fill, from_bytes, own_tensors, to_bytes
 from attar.models import BuilderSpec
@@ -39,13 +39,12 @@ def save(
     model: nn.Module,
     builder: BuilderSpec | None,
     *,
-    input_shape: Sequence[int],
+    input_size: Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
     golden: torch.Tensor,
     surgery: dict[str, Any] | None = None,
     class_names: Sequence[str] = (),
-    data: str = "",
     budget: Mapping[str, float] | None = None,
     extras: Mapping[str, Content] | None = None,
 ) -> Path:
@@ -58,12 +57,11 @@ def save(
         folder: where; its parent must exist.
         model: the network; its outputs are logits (B, classes).
         builder: how the uncut network is made; None if only your code can, to be given to `load` again.
-        input_shape: (channels, height, width).
+        input_size: (channels, height, width).
         mean, std: for each channel, of pixels in 0..1.
         golden: uint8 (B, channels, height, width), images whose logits are stored to compare with ever after.
         surgery: what `attar.prune.describe` says of a network that was cut.
         class_names: names in the order of the logits.
-        data: name of the data set that it was made for, which `evaluate` takes by default.
         budget: absolute limits on `params`, `macs`, `bytes`, `latency`; what was counted is held against them.
         extras: further files by name, e.g. {"report.json": "..."}.
 
@@ -75,15 +73,12 @@ def save(
         raise ArtifactError(f"{target} exists and is no artifact; it is not overwritten")
     if taken := set(OWN) & set(extras or {}):
         raise ArtifactError(f"extras cannot be called {', '.join(sorted(taken))}: these files are attar's own")
-    metadata = Metadata(
+    description = Description(
         builder=None if builder is None else portable(builder),
         surgery=surgery,
-        input_shape=as_shape(input_shape),
-        mean=tuple(map(float, mean)),
-        std=tuple(map(float, std)),
+        input=Input(as_size(input_size), tuple(map(float, mean)), tuple(map(float, std))),
         dtype=dtype_name(model),
         class_names=tuple(class_names),
-        data=data,
         budget=dict(budget or {}),
         versions={name: version(name) for name in ("attar", "torch")},
     )
@@ -92,7 +87,7 @@ def save(
         shutil.rmtree(partial)
     partial.mkdir()
     try:
-        write(partial, model, metadata, golden)
+        write(partial, model, description, golden)
         write_files(partial, extras or {})
         replace_folder(partial, target)
     finally:
@@ -100,21 +95,21 @@ def save(
     return target
 
 
-def write(folder: Path, model: nn.Module, metadata: Metadata, golden: torch.Tensor) -> None:
+def write(folder: Path, model: nn.Module, description: Description, golden: torch.Tensor) -> None:
     """Write attar's own files, counting and computing on what was read back from them."""
     tensors = own_tensors(model)
     check_finite(tensors, dict(model.named_parameters()))
     weights = to_bytes(tensors)
-    write_files(folder, {WEIGHTS: weights, ARCHITECTURE: to_json(metadata.to_dict())})
-    loaded = read_back(folder, model, metadata)
-    logits = golden_logits(loaded, metadata, golden)
-    check_same(model, loaded, golden_logits(copy_of(model), metadata, golden), logits)
-    if metadata.class_names and len(metadata.class_names) != logits.shape[1]:
-        raise ArtifactError(f"{len(metadata.class_names)} class names for {logits.shape[1]} logits")
-    counts = count(loaded, metadata, len(weights))
-    if over := exceeded(counts, metadata.budget):
+    write_files(folder, {WEIGHTS: weights, ARCHITECTURE: to_json(description.to_dict())})
+    loaded = read_back(folder, model, description)
+    logits = golden_logits(loaded, description.input, golden)
+    check_same(model, loaded, golden_logits(copy_of(model), description.input, golden), logits)
+    if description.class_names and len(description.class_names) != logits.shape[1]:
+        raise ArtifactError(f"{len(description.class_names)} class names for {logits.shape[1]} logits")
+    counts = count(loaded, description, len(weights))
+    if over := exceeded(counts, description.budget):
         raise ArtifactError(f"the network exceeds its budget: {'; '.join(over)}")
-    final = Metadata(**{**vars(metadata), "counts": counts})
+    final = Description(**{**vars(description), "counts": counts})
     content: dict[str, Content] = {
         ARCHITECTURE: to_json(final.to_dict()),
         GOLDEN: to_bytes({"images": golden, "logits": logits}),
@@ -122,19 +117,19 @@ def write(folder: Path, model: nn.Module, metadata: Metadata, golden: torch.Tens
     write_files(folder, content)
 
 
-def read_back(folder: Path, model: nn.Module, metadata: Metadata) -> nn.Module:
+def read_back(folder: Path, model: nn.Module, description: Description) -> nn.Module:
     """Load what was just written. Who saves a network of his own code trusts that code."""
-    if metadata.builder is not None:
-        return load(folder, allow=[metadata.builder.name])
+    if description.builder is not None:
+        return load(folder, allow=[description.builder.name])
     loaded = copy_of(model)
     fill(loaded, from_bytes((folder / WEIGHTS).read_bytes(), WEIGHTS))
     return loaded
 
 
-def as_shape(values: Sequence[int]) -> tuple[int, int, int]:
+def as_size(values: Sequence[int]) -> tuple[int, int, int]:
     """(channels, height, width); raises ArtifactError."""
     if isinstance(values, str) or len(values) != 3:
-        raise ArtifactError(f"input_shape must be (channels, height, width), not {values!r:.100}")
+        raise ArtifactError(f"input_size must be (channels, height, width), not {values!r:.100}")
     return values[0], values[1], values[2]
 
 
@@ -171,9 +166,9 @@ def load(
     allow: Collection[str] = (),
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Load an artifact: a ready network in eval mode, with its `Metadata` as attribute `metadata`.
+    """Load an artifact: a ready network in eval mode, with its `Description` as attribute `artifact`.
 
-    `model.metadata.normalise(images)` turns raw uint8 images into what the network takes. The random state of
+    `model.artifact.input.normalise(images)` turns raw uint8 images into what the network takes. The random state of
     torch is left as it was.
 
     Args:
@@ -189,27 +184,27 @@ def load(
     """
     folder = Path(path)
     files = read_manifest(folder)
-    metadata = read_metadata(folder, files)
+    description = read_description(folder, files)
     content = read_file(folder, files, WEIGHTS)
     tensors = from_bytes(content, WEIGHTS)
-    model = build_within(metadata.builder, len(content), builder, allow)
-    if metadata.dtype != "float32":
-        model = model.to(DTYPES[metadata.dtype])
-    if metadata.surgery is not None:
-        model = cut(model, metadata.surgery)
+    model = build_within(description.builder, len(content), builder, allow)
+    if description.dtype != "float32":
+        model = model.to(DTYPES[description.dtype])
+    if description.surgery is not None:
+        model = cut(model, description.surgery)
     check_forms(tensors, own_tensors(model))
     check_finite(tensors, dict(model.named_parameters()))
     fill(model, tensors)
-    model.metadata = metadata  # type: ignore[assignment]
+    model.artifact = description  # type: ignore[assignment]
     return model.to(device).eval()
 
 
-def read_metadata(folder: Path, files: Mapping[str, Any]) -> Metadata:
+def read_description(folder: Path, files: Mapping[str, Any]) -> Description:
     """The content of arch.json, checked against the manifest."""
     content = read_file(folder, files, ARCHITECTURE)
     if len(content) > LARGEST_JSON:
         raise ArtifactError(f"{ARCHITECTURE} is larger than {LARGEST_JSON:,} bytes")
-    return Metadata.from_dict(parse_json(content, ARCHITECTURE))
+    return Description.from_dict(parse_json(content, ARCHITECTURE))
 
 
 def cut(model: nn.Module, surgery: dict[str, Any]) -> nn.Module:

@@ -7,29 +7,27 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
-from attar.artifact.metadata import Metadata
 from attar.artifact.weights import own_tensors
 
 TOLERANCE = 1e-4
 """How far logits may be from those recorded, as a share of the largest: other machines round otherwise."""
 
 
-def golden_logits(model: nn.Module, metadata: Metadata, golden: torch.Tensor) -> torch.Tensor:
+def golden_logits(model: nn.Module, form: Input, golden: torch.Tensor) -> torch.Tensor:
     """float32 (B, classes) for uint8 images, computed on the CPU."""
-    if tuple(golden.shape[1:]) != metadata.input_shape or golden.dtype != torch.uint8 or len(golden) == 0:
-        raise ArtifactError(
-            f"golden images must be uint8 (B, {metadata.input_shape}), not {golden.dtype} {tuple(golden.shape)}"
-        )
-    return logits_of(model, metadata, golden.cpu())
+    if tuple(golden.shape[1:]) != form.size or golden.dtype != torch.uint8 or len(golden) == 0:
+        raise ArtifactError(f"golden images must be uint8 (B, {form.size}), not {golden.dtype} {tuple(golden.shape)}")
+    return logits_of(model, form, golden.cpu())
 
 
-def logits_of(model: nn.Module, metadata: Metadata, images: torch.Tensor) -> torch.Tensor:
+def logits_of(model: nn.Module, form: Input, images: torch.Tensor) -> torch.Tensor:
     """float32 (B, classes) on the CPU, for uint8 images, with the network where and as it is."""
     tensor = next(iter(own_tensors(model).values()), torch.zeros(()))
     dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
     with torch.inference_mode():
-        logits = model(metadata.normalise(images.to(tensor.device)).to(dtype))
+        logits = model(form.normalise(images.to(tensor.device)).to(dtype))
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise ArtifactError(f"the network's output is no logits (B, classes) but {type(logits).__name__}")
     return logits.float().cpu()
@@ -53,11 +51,11 @@ def count_macs(model: nn.Module, example: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def count(model: nn.Module, metadata: Metadata, file_bytes: int) -> dict[str, int]:
+def count(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:
     """What the network costs, counted on the network as loaded: parameters, MACs of one sample, bytes."""
     tensors = own_tensors(model)
     weight = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(()))
-    example = torch.zeros(1, *metadata.input_shape, dtype=weight.dtype, device=weight.device)
+    example = torch.zeros(1, *description.input.size, dtype=weight.dtype, device=weight.device)
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": count_macs(model, example),

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from attar.artifact.description import Description
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import GOLDEN, OWN, WEIGHTS, load
 from attar.artifact.manifest import Entry, check_file, read_file, read_manifest, unlisted
-from attar.artifact.metadata import Metadata
 from attar.artifact.replay import count, difference, exceeded, golden_logits
 from attar.artifact.weights import from_bytes
 
@@ -33,12 +33,12 @@ class Verification:
     checks: tuple[Check, ...]
 
     @property
-    def ok(self) -> bool:
+    def passed(self) -> bool:
         """Whether no check failed."""
         return all(check.passed is not False for check in self.checks)
 
     def __bool__(self) -> bool:
-        return self.ok
+        return self.passed
 
     def __str__(self) -> str:
         words = {True: "pass", False: "FAIL", None: "skip"}
@@ -66,12 +66,12 @@ def verify(
     model = checks.run("loads", lambda: load(folder, builder=builder, allow=allow))
     if model is None:
         return checks.done()
-    metadata = model.metadata
-    assert isinstance(metadata, Metadata)
-    counts = checks.run("counts", lambda: recount(model, metadata, files[WEIGHTS].bytes), figures)
+    description = model.artifact
+    assert isinstance(description, Description)
+    counts = checks.run("counts", lambda: recount(model, description, files[WEIGHTS].bytes), figures)
     if counts is not None:
-        checks.run("budget", lambda: within(counts, metadata), figures)
-    checks.run("golden batch", lambda: replay(folder, files, model, metadata), str)
+        checks.run("budget", lambda: within(counts, description), figures)
+    checks.run("golden batch", lambda: replay(folder, files, model, description), str)
     return checks.done()
 
 
@@ -108,32 +108,32 @@ def none_unlisted(folder: Path, files: dict[str, Entry]) -> None:
         raise ArtifactError(f"the manifest does not list {', '.join(others[:5])}")
 
 
-def recount(model: nn.Module, metadata: Metadata, file_bytes: int) -> dict[str, int]:
+def recount(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:
     """Counts made now; they must be those recorded."""
-    counts = count(model, metadata, file_bytes)
+    counts = count(model, description, file_bytes)
     wrong = [
-        f"{n:,} {kind}, recorded {metadata.counts.get(kind):,}"
+        f"{n:,} {kind}, recorded {description.counts.get(kind):,}"
         for kind, n in counts.items()
-        if n != metadata.counts.get(kind)
+        if n != description.counts.get(kind)
     ]
     if wrong:
         raise ArtifactError("; ".join(wrong))
     return counts
 
 
-def within(counts: dict[str, int], metadata: Metadata) -> dict[str, float]:
+def within(counts: dict[str, int], description: Description) -> dict[str, float]:
     """The recorded budget, held against counts made now."""
-    if over := exceeded(counts, metadata.budget):
+    if over := exceeded(counts, description.budget):
         raise ArtifactError("; ".join(over))
-    return dict(metadata.budget)
+    return dict(description.budget)
 
 
-def replay(folder: Path, files: dict[str, Entry], model: nn.Module, metadata: Metadata) -> str:
+def replay(folder: Path, files: dict[str, Entry], model: nn.Module, description: Description) -> str:
     """Compute the golden logits again."""
     golden = from_bytes(read_file(folder, files, GOLDEN), GOLDEN)
     if set(golden) != {"images", "logits"}:
         raise ArtifactError(f"{GOLDEN} must hold images and logits, not {', '.join(golden) or 'nothing'}")
-    found = golden_logits(model, metadata, golden["images"])
+    found = golden_logits(model, description.input, golden["images"])
     if differ := difference(golden["logits"], found):
         raise ArtifactError(differ)
     return f"{len(found)} images, logits within {(found - golden['logits']).abs().max().item():.1e}"

@@ -17,23 +17,56 @@ LIMITS = ("params", "macs", "bytes", "latency")
 
 
 @dataclass(frozen=True)
-class Metadata:
+class Input:
+    """What the network takes: images of raw pixels 0..255, normalised as (pixel / 255 - mean) / std of each channel."""
+
+    size: tuple[int, int, int]
+    """Channels, height, width."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 3 or not all(type(n) is int and 0 < n <= 1 << 16 for n in self.size):
+            raise ArtifactError(f"the input size must be (channels, height, width), not {self.size!r:.100}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.size[0] or not all(is_number(value) for value in values):
+                raise ArtifactError(f"{name} must be a number for each of {self.size[0]} channels, not {values!r:.100}")
+        if min(self.std) <= 0:
+            raise ArtifactError(f"std must be above 0, not {self.std!r:.100}")
+
+    @property
+    def shift(self) -> torch.Tensor:
+        """float32 (C, 1, 1): what is taken from pixels 0..255 before they are multiplied by `scale`."""
+        return torch.tensor([255 * value for value in self.mean]).view(-1, 1, 1)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """float32 (C, 1, 1)."""
+        return torch.tensor([1 / (255 * value) for value in self.std]).view(-1, 1, 1)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, C, H, W) -> float32 of the same shape, by the arithmetic that training used.
+
+        Raises ArtifactError for images of another kind or another number of channels.
+        """
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.size[0]:
+            wanted = f"uint8 (B, {', '.join(map(str, self.size))})"
+            raise ArtifactError(f"images must be {wanted}, not {images.dtype} {tuple(images.shape)}")
+        return (images.float() - self.shift.to(images.device)) * self.scale.to(images.device)
+
+
+@dataclass(frozen=True)
+class Description:
     """The content of arch.json."""
 
     builder: BuilderSpec | None
     """How the uncut network is made; None where only its owner's code can."""
     surgery: dict[str, Any] | None
     """What `attar.prune.describe` says: final shapes and mended attributes; None for a network that was not cut."""
-    input_shape: tuple[int, int, int]
-    """Channels, height, width of an image of raw pixels 0..255, normalised as (pixel / 255 - mean) / std."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """For each channel."""
+    input: Input
     dtype: str = "float32"
     class_names: tuple[str, ...] = ()
     """In the order of the logits."""
-    data: str = ""
-    """Name of the data that it was made for."""
     budget: Mapping[str, float] = field(default_factory=dict)
     """Absolute limits that hold, of `params`, `macs`, `bytes`, `latency`."""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -41,47 +74,22 @@ class Metadata:
     versions: Mapping[str, str] = field(default_factory=dict)
     """What it was saved with: attar, torch."""
 
-    def __post_init__(self) -> None:
-        shape = self.input_shape
-        if len(shape) != 3 or not all(type(n) is int and 0 < n <= 1 << 16 for n in shape):
-            raise ArtifactError(f"input_shape must be (channels, height, width), not {shape!r:.100}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != shape[0] or not all(is_number(value) for value in values):
-                raise ArtifactError(f"{name} must be a number for each of {shape[0]} channels, not {values!r:.100}")
-        if min(self.std) <= 0:
-            raise ArtifactError(f"std must be above 0, not {self.std!r:.100}")
-
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, C, H, W) -> float32 of the same shape, by the arithmetic that training used.
-
-        Raises ArtifactError for images of another kind or another number of channels.
-        """
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.input_shape[0]:
-            wanted = f"uint8 (B, {', '.join(map(str, self.input_shape))})"
-            raise ArtifactError(f"images must be {wanted}, not {images.dtype} {tuple(images.shape)}")
-        shift = torch.tensor([255 * value for value in self.mean], device=images.device).view(1, -1, 1, 1)
-        scale = torch.tensor([1 / (255 * value) for value in self.std], device=images.device).view(1, -1, 1, 1)
-        return (images.float() - shift) * scale
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data for arch.json."""
         return {
             "version": VERSION,
             "builder": None if self.builder is None else self.builder.to_dict(),
             "surgery": self.surgery,
-            "input_shape": list(self.input_shape),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "input": {key: list(values) for key, values in vars(self.input).items()},
             "dtype": self.dtype,
             "class_names": list(self.class_names),
-            "data": self.data,
             "budget": dict(self.budget),
             "counts": dict(self.counts),
             "versions": dict(self.versions),
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> "Metadata":
+    def from_dict(cls, data: Any) -> "Description":
         """Read arch.json's data strictly; raises ArtifactError that names the key."""
         if not isinstance(data, dict):
             raise ArtifactError("arch.json must be a table")
@@ -89,11 +97,11 @@ class Metadata:
         known = {"version", *(entry.name for entry in fields(cls))}
         if set(data) != known:
             raise ArtifactError(f"arch.json has keys {sorted(data)}, not {sorted(known)}"[:500])
-        for key in ("input_shape", "mean", "std"):
-            if not isinstance(data[key], list):
-                raise ArtifactError(f"arch.json: {key} must be a list")
-        if not isinstance(data["data"], str):
-            raise ArtifactError("arch.json: data must be a name")
+        shape = data["input"]
+        if not isinstance(shape, dict) or set(shape) != {"size", "mean", "std"}:
+            raise ArtifactError("arch.json: input must give size, mean and std")
+        if not all(isinstance(values, list) for values in shape.values()):
+            raise ArtifactError("arch.json: size, mean and std of the input must be lists")
         surgery = data["surgery"]
         if surgery is not None and not isinstance(surgery, dict):
             raise ArtifactError("arch.json: surgery must be a table or null")
@@ -102,12 +110,9 @@ class Metadata:
         return cls(
             builder=None if data["builder"] is None else read_builder(data["builder"]),
             surgery=surgery,
-            input_shape=tuple(data["input_shape"]),
-            mean=tuple(data["mean"]),
-            std=tuple(data["std"]),
+            input=Input(tuple(shape["size"]), tuple(shape["mean"]), tuple(shape["std"])),
             dtype=data["dtype"],
             class_names=read_words(data["class_names"], "class_names"),
-            data=data["data"],
             budget=read_figures(data["budget"], "budget", LIMITS),
             counts=read_figures(data["counts"], "counts", COUNTS),
             versions=read_versions(data["versions"]),
