@@ -1,0 +1,212 @@
+"""Capture: the network as graphs of operations, once, in eval and in train mode (`torch.export`, before decomposition)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_leaves, tree_map
+
+Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+class CaptureError(ValueError):
+    """The network cannot be turned into a graph; the message says what stood in the way."""
+
+
+@dataclass
+class Graph:
+    """One captured graph: its operations and what its inputs stand for."""
+
+    module: torch.fx.GraphModule
+    tensors: dict[str, str]
+    """Placeholder -> qualified name of the parameter or buffer in the network."""
+    constants: dict[str, torch.Tensor]
+    """Placeholder -> tensor that the code made when captured."""
+    inputs: tuple[str, ...]
+    """Placeholders of the example inputs, in the order of the flattened call."""
+    program: Any = field(repr=False, default=None)
+    """The exported program, for its call signature."""
+
+
+@dataclass
+class Captured:
+    """A network's graphs, and the names of its tensors."""
+
+    evaluation: Graph
+    training: Graph | None
+    """None where the network cannot be captured in train mode; `training_error` says why."""
+    aliases: dict[str, str]
+    """Every name of a shared tensor -> the name under which it is known here (its first)."""
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    training_error: str = ""
+
+    @property
+    def graphs(self) -> list[Graph]:
+        return [graph for graph in (self.evaluation, self.training) if graph is not None]
+
+
+def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a call: a tensor, a tuple or list of arguments, or a mapping of keywords."""
+    if isinstance(example, torch.Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise ValueError(
+        f"example_inputs is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of keywords"
+    )
+
+
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters and buffers by their first qualified name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """All modules in train or eval mode inside, each back in its own mode after."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def capture(model: nn.Module, example: Example) -> Captured:
+    """Both graphs of the network. Parameters, buffers, modes and random state are as before.
+
+    Raises:
+        CaptureError: `torch.export` cannot follow the network's code in eval mode.
+    """
+    arguments, keywords = widen(split_example(example))
+    with in_mode(model, False):
+        evaluation = _export(model, arguments, keywords)
+    training, problem = None, ""
+    try:
+        with in_mode(model, True):
+            training = _export(model, arguments, keywords)
+    except CaptureError as error:
+        problem = str(error)
+    return Captured(evaluation, training, _aliases(model), arguments, keywords, problem)
+
+
+def widen(call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call with a batch of two where it had one sample, so that the batch can be told from dimensions of size one."""
+    leaves = [leaf for leaf in tree_leaves(call) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if leaves and all(leaf.shape[0] == 1 for leaf in leaves):
+        return tree_map(lambda leaf: torch.cat([leaf, leaf]) if _batched(leaf) else leaf, call)
+    return call
+
+
+def _batched(leaf: Any) -> bool:
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
+
+
+def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
+    problems = []
+    random = torch.random.get_rng_state()
+    for dynamic in (True, False):
+        shapes = _dynamic(model.forward, arguments, keywords) if dynamic else None
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
+            return _graph(program)
+        except Exception as error:
+            problems.append(
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            )
+        finally:
+            torch.random.set_rng_state(random)
+    mode = "train" if model.training else "eval"
+    raise CaptureError(
+        f"{type(model).__name__} cannot be captured in {mode} mode ({problems[0]}); "
+        "torch.export must be able to follow its code with the example inputs"
+    )
+
+
+def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """A free batch size where all tensors share their first dimension."""
+    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if _batched(leaf)]
+    if len({leaf.shape[0] for leaf in leaves}) != 1 or leaves[0].shape[0] < 2:
+        return None
+    spec = tree_map(lambda leaf: {0: torch.export.Dim.DYNAMIC} if _batched(leaf) else None, (arguments, keywords))
+    if not keywords:
+        return spec[0]
+    return inspect.signature(forward).bind(*spec[0], **spec[1]).arguments
+
+
+def _graph(program: Any) -> Graph:
+    tensors, constants, inputs = {}, {}, []
+    for spec in program.graph_signature.input_specs:
+        name = getattr(spec.arg, "name", "")
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            tensors[name] = spec.target
+        elif spec.kind == InputKind.CONSTANT_TENSOR:
+            constants[name] = program.constants[spec.target]
+        elif spec.kind == InputKind.USER_INPUT:
+            inputs.append(name)
+    return Graph(inline(program.graph_module), tensors, constants, tuple(inputs), program)
+
+
+def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Regions that only switch a mode (no_grad, autocast, checkpointing) replaced by the operations inside them."""
+    wrapped = [node for node in module.graph.nodes if node.op == "call_function" and _wrapper(node) is not None]
+    if not wrapped:
+        return module
+    module = copy.copy(module)
+    for node in wrapped:
+        start = _wrapper(node)
+        assert start is not None
+        body = inline(getattr(module, node.args[start].target))
+        operands = node.args[start + 1 :]
+        places = dict(zip([inner for inner in body.graph.nodes if inner.op == "placeholder"], operands))
+        with module.graph.inserting_before(node):
+            for inner in body.graph.nodes:
+                if inner.op == "call_function":
+                    places[inner] = module.graph.node_copy(inner, lambda old: places[old])
+                elif inner.op == "output":
+                    results = tree_map(lambda old: places.get(old, old), inner.args[0])
+        _replace_items(node, results)
+        module.graph.erase_node(node)
+    return module
+
+
+def _wrapper(node: torch.fx.Node) -> int | None:
+    """The place of the wrapped region among the arguments of a node that only wraps one, or None."""
+    if not str(getattr(node.target, "name", lambda: "")()).startswith(
+        ("wrap_with", "wrap_activation", "tag_activation")
+    ):
+        return None
+    return next((i for i, a in enumerate(node.args) if isinstance(a, torch.fx.Node) and a.op == "get_attr"), None)
+
+
+def _replace_items(node: torch.fx.Node, results: Any) -> None:
+    if isinstance(results, torch.fx.Node):
+        node.replace_all_uses_with(results)
+        return
+    for user in list(node.users):
+        user.replace_all_uses_with(results[user.args[1]])
+        user.graph.erase_node(user)
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    result = {}
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        result[name] = first.setdefault(id(tensor), name)
+    return result

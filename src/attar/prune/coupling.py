@@ -1,0 +1,271 @@
+"""Coupling: from captured graphs to the `Structure` that every other part of the engine reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from attar.prune.capture import Captured, Example, capture, named_tensors
+from attar.prune.labels import Labels, Plane, Value
+from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
+from attar.prune.rules import Call
+from attar.prune.solve import Solution, solve
+from attar.prune.structure import Axis, Group, Member, Structure, Term
+
+POLICIES = ("normal", "strict")
+FOLLOWERS = ("batch_norm", "norm")
+
+
+@dataclass
+class Coupled:
+    """A captured network with its labels; all in the numbering of the network as captured."""
+
+    captured: Captured
+    walks: list[Walk]
+    structure: Structure
+    places: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]
+    """(tensor, dim) -> (group, unit) of every index along it, -1 where none."""
+    label_group: np.ndarray
+    """int64 (labels,): the group of each label, -1 where none."""
+    label_unit: np.ndarray
+    """int64 (labels,): the unit in that group."""
+    reports: tuple[str, ...]
+    """Operations that attar has no rule for, and what could not be captured."""
+
+    def label_kept(self, kept: dict[int, torch.Tensor]) -> torch.Tensor:
+        """bool (labels,): which labels are left when the groups keep these units."""
+        result = np.ones(len(self.label_group), dtype=bool)
+        for number, mask in kept.items():
+            mine = np.nonzero(self.label_group == number)[0]
+            result[mine] = mask.numpy()[self.label_unit[mine]]
+        return torch.from_numpy(result)
+
+
+def couple_model(model: nn.Module, example: Example, protect: Sequence[str] = (), policy: str = "normal") -> Coupled:
+    """Capture the network and find its units.
+
+    Args:
+        protect: names or patterns (`layer1.*`) of modules or tensors whose units must all stay.
+        policy: `normal` lets units go that a norm or softmax mixes, and notes it; `strict` keeps them.
+
+    Raises:
+        ValueError: an unknown policy, a pattern that matches nothing, or a network that cannot be captured (`CaptureError`).
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"there is no policy {policy!r}; attar has {' and '.join(POLICIES)}")
+    captured = capture(model, example)
+    tensors = {name: tensor for name, tensor in named_tensors(model).items()}
+    labels = Labels()
+    values = tensor_values(labels, tensors)
+    _protect(labels, values, model, protect)
+    by_alias = {name: values[first] for name, first in captured.aliases.items()}
+    walks = []
+    for graph in captured.graphs:
+        walk = Walk(labels, by_alias, graph, policy == "strict", {})
+        walk.run()
+        walks.append(walk)
+    return _assemble(captured, walks, labels, solve(labels), tensors, model)
+
+
+def _protect(labels: Labels, values: dict[str, Value], model: nn.Module, patterns: Sequence[str]) -> None:
+    modules = [name for name, _ in model.named_modules() if name]
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        chosen = [n for n in values if fnmatchcase(n, pattern) or n == pattern or n.startswith(pattern + ".")]
+        inside = [m for m in modules if fnmatchcase(m, pattern)]
+        chosen += [n for n in values if any(n.startswith(m + ".") for m in inside)]
+        if not chosen:
+            raise ValueError(f"protect: {pattern!r} matches no module or tensor of {type(model).__name__}")
+        for name in chosen:
+            for plane in values[name].planes:
+                labels.fix(plane.ids, "asked")
+
+
+def _assemble(
+    captured: Captured,
+    walks: list[Walk],
+    labels: Labels,
+    solution: Solution,
+    tensors: dict[str, torch.Tensor],
+    model: nn.Module,
+) -> Coupled:
+    starts = {(tensor, dim): (first, number) for first, number, tensor, dim in labels.owners}
+    producers = _producers(labels, solution, starts)
+    families = _families(solution, producers)
+    label_group = np.full(labels.count, -1)
+    label_unit = np.full(labels.count, -1)
+    names, rows, reasons, notes = [], [], [], []
+    for name, units in families:
+        order = np.sort(units)
+        number = len(names)
+        position = np.full(labels.count, -1)
+        position[order] = np.arange(len(order))
+        mine = position[solution.unit] >= 0
+        label_group[mine], label_unit[mine] = number, position[solution.unit[mine]]
+        row = solution.row[order]
+        names.append(name)
+        rows.append(
+            None
+            if (row < 0).all() or len(np.unique(row)) == 1
+            else torch.from_numpy(np.unique(row, return_inverse=True)[1])
+        )
+        reasons.append(solution.reason.get(int(order[0]), ""))
+        notes.append(tuple(dict.fromkeys(solution.mixed[u] for u in order.tolist() if u in solution.mixed)))
+    places = {}
+    members: list[list[Member]] = [[] for _ in names]
+    for (tensor, dim), (first, number) in starts.items():
+        group, unit = label_group[first : first + number], label_unit[first : first + number]
+        if (group < 0).all():
+            continue
+        places[tensor, dim] = (group, unit)
+        for home in np.unique(group[group >= 0]).tolist():
+            produces, kind = _role(labels.roles.get((tensor, dim), set()))
+            owned = torch.from_numpy(np.where(group == home, unit, -1))
+            members[home].append(Member(tensor, dim, owned, produces, kind))
+    groups = tuple(
+        Group(
+            name, int((label_group == i).any() and label_unit[label_group == i].max() + 1), tuple(m), row, reason, note
+        )
+        for i, (name, m, row, reason, note) in enumerate(zip(names, members, rows, reasons, notes))
+    )
+    axes = _Axes(groups, label_group, label_unit)
+    structure = Structure(
+        groups,
+        tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=True)),
+        tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=False)),
+        tuple(_mac_terms(walks[0], axes)),
+    )
+    unknown = [f.reason for f in labels.fixed if "no rule" in f.reason]
+    reports = tuple(dict.fromkeys([*unknown, *([captured.training_error] if captured.training_error else [])]))
+    return Coupled(captured, walks, structure, places, label_group, label_unit, reports)
+
+
+def _role(found: set[tuple[bool, str]]) -> tuple[bool, str]:
+    """One role for a tensor's dimension: making units comes before reading them; bare parameters are `pointwise`."""
+    if not found:
+        return False, "pointwise"
+    return max(found, key=lambda role: (role[0], role[1] not in FOLLOWERS, role[1]))
+
+
+def _producers(labels: Labels, solution: Solution, starts: dict) -> dict[int, list[tuple[str, int]]]:
+    """Unit -> the tensors that make it, in the order of the network; bare parameters where no operation makes it."""
+    made: dict[int, list[tuple[str, int]]] = {}
+    bare: dict[int, list[tuple[str, int]]] = {}
+    for key, (first, number) in starts.items():
+        produces, kind = _role(labels.roles.get(key, set()))
+        if kind in FOLLOWERS or (not produces and key in labels.roles):
+            continue
+        target = made if produces else bare
+        for unit in np.unique(solution.unit[first : first + number]).tolist():
+            target.setdefault(unit, []).append(key)
+    used = set(made)
+    return {**{u: keys for u, keys in bare.items() if u not in used and u not in solution.reason}, **made}
+
+
+def _families(solution: Solution, producers: dict[int, list[tuple[str, int]]]) -> list[tuple[str, np.ndarray]]:
+    """Groups as (name, units): units that the same tensors make, and all units of a family of rows."""
+    found: dict[Any, list[int]] = {}
+    for unit, keys in producers.items():
+        family = int(solution.family[unit])
+        fixed = unit in solution.reason
+        found.setdefault((fixed, "rows", family) if family >= 0 else (fixed, *keys), []).append(unit)
+    named = [(_first(producers, units), np.array(units)) for units in found.values()]
+    named.sort(key=lambda item: int(item[1].min()))
+    times: dict[str, int] = {}
+    result = []
+    for name, units in named:
+        times[name] = times.get(name, 0) + 1
+        result.append((name if times[name] == 1 else f"{name}#{times[name]}", units))
+    return result
+
+
+def _first(producers: dict[int, list[tuple[str, int]]], units: list[int]) -> str:
+    tensor, dim = producers[min(units)][0]
+    return tensor if dim == 0 or tensor.rpartition(".")[2] != "weight" else f"{tensor}:{dim}"
+
+
+class _Axes:
+    """Lengths of dimensions as linear forms, each made once."""
+
+    def __init__(self, groups: Sequence[Group], group: np.ndarray, unit: np.ndarray) -> None:
+        self.groups, self.group, self.unit = groups, group, unit
+        self.made: dict[Any, Axis] = {}
+
+    def of(self, ids: np.ndarray) -> Axis:
+        """The axis of these labels."""
+        key = ids.tobytes()
+        if key not in self.made:
+            group, unit = self.group[ids], self.unit[ids]
+            counts = {
+                g: torch.from_numpy(np.bincount(unit[group == g], minlength=self.groups[g].size).astype(np.float64))
+                for g in np.unique(group[group >= 0]).tolist()
+            }
+            self.made[key] = Axis(float((group < 0).sum()), counts)
+        return self.made[key]
+
+    def plain(self, length: int) -> Axis:
+        return self.made.setdefault(length, Axis(float(length)))
+
+
+def _tensor_terms(
+    model: nn.Module, tensors: dict[str, torch.Tensor], axes: _Axes, starts: dict, parameters_only: bool
+) -> list[Term]:
+    parameters = {id(p) for p in model.parameters()}
+    saved = {id(t) for t in model.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor)}
+    terms = []
+    for name, tensor in tensors.items():
+        if id(tensor) not in (parameters if parameters_only else saved):
+            continue
+        lengths = []
+        for dim, size in enumerate(tensor.shape):
+            if (name, dim) in starts:
+                first, number = starts[name, dim]
+                lengths.append(axes.of(np.arange(first, first + number)))
+            else:
+                lengths.append(axes.plain(size))
+        terms.append(Term(name, 1.0 if parameters_only else float(tensor.element_size()), tuple(lengths)))
+    return terms
+
+
+def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
+    """One term for each contraction of the eval graph, for one sample."""
+    batch = max(
+        (
+            value.shape[0]
+            for node, value in walk.values.items()
+            if node.name in walk.graph.inputs and isinstance(value, Value) and value.shape
+        ),
+        default=1,
+    )
+    terms = []
+    for node, call in walk.calls.items():
+        total = multiply_accumulates(call) / batch
+        for share, planes in _contracted(call):
+            if not total:
+                continue
+            lengths = [axes.of(plane.ids.reshape(-1).numpy()) for plane in planes]
+            whole = np.prod([plane.ids.numel() for plane in planes]) if planes else 1
+            terms.append(Term(node.name, total * share / float(whole), tuple(lengths)))
+    return terms
+
+
+def _contracted(call: Call) -> list[tuple[float, list[Plane]]]:
+    """For each contraction in a call: its share of the work, and the planes whose lengths multiply."""
+    if call.name == "scaled_dot_product_attention":
+        query, key, value = call.args[:3]
+        inner, outer = query.shape[-1], value.shape[-1]
+        first = [p for p in query.planes if p.cut == len(query.shape) - 1]
+        second = [p for p in value.planes if p.cut == len(value.shape) - 1]
+        return [(inner / (inner + outer), first), (outer / (inner + outer), second)]
+    if call.name in ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm"):
+        first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv") else call.args[1:3]
+        extra = [p for p in second.planes if p.cut == len(second.shape) - 1 and len(second.shape) > 1]
+        return [(1.0, [*first.planes, *extra])]
+    if len(call.values) > 1 and multiply_accumulates(call):
+        return [(1.0, list(call.args[1].planes))]
+    return []

@@ -1,0 +1,291 @@
+"""The engine: capture once, then cut again and again, each cut chosen under a budget, proved, and done in place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from attar.prune.allocation import choose, smallest
+from attar.prune.capture import Example, named_tensors
+from attar.prune.cost import costs
+from attar.prune.coupling import couple_model
+from attar.prune.importance import Context, Importance, find_importance, score
+from attar.prune.proof import TOLERANCE, ProofError, mask_tensors, output, proving_copy, random_call, relative_error
+from attar.prune.structure import Axis, Group, Kept, Member, Structure, Term
+from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
+from attar.recipe.budget import Budget
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs: parameters, multiply-accumulates of one sample, bytes of its saved weights."""
+
+    params: int
+    macs: int
+    bytes: int
+
+    def as_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one step did."""
+
+    removed: dict[str, int]
+    """Group -> units that went; groups that lost none are absent."""
+    widths: dict[str, tuple[int, int]]
+    """Group -> units before and after the step."""
+    kept: Indices
+    """Tensor -> [(dim, indices that stay)], to cut optimiser and averaged state the same way."""
+    proof: float
+    """Relative error in float64 between the masked network and the cut one."""
+    before: Cost
+    after: Cost
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know: units that a norm mixes, operations without a rule."""
+
+
+class Pruner:
+    """Cuts a network to budgets, in as many steps as wanted; the network is captured once.
+
+    Args:
+        model: cut in place. Parameters stay the same objects.
+        example_inputs: a tensor, a tuple of arguments or a dict of keywords that `model` can be called with.
+        importance: a name in `attar.prune.importance.IMPORTANCES`, or a function (parameters, group, context) -> (size,).
+        allocation: `even`, `global` or `isomorphic`.
+        protect: names or patterns of modules or tensors whose units all stay.
+        policy: `normal`, or `strict` to keep units that a norm or softmax mixes.
+        round_to: groups that are cut keep a multiple of this.
+        floors: least units per group, one for all or by name or pattern.
+        prove: whether every cut is proved before it is done.
+
+    Raises:
+        ValueError: an unknown name or pattern, or a network that cannot be captured; the network is untouched.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Example,
+        importance: str | Importance = "group_norm",
+        allocation: str = "even",
+        protect: Sequence[str] = (),
+        policy: str = "normal",
+        round_to: int = 1,
+        floors: Any = None,
+        prove: bool = True,
+    ) -> None:
+        find_importance(importance)
+        self.model, self.importance, self.allocation = model, importance, allocation
+        self.round_to, self.floors, self.prove = round_to, floors, prove
+        self.coupled = couple_model(model, example_inputs, protect, policy)
+        self.original = self.coupled.structure
+        self.structure = self.original
+        self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
+        self._attributes = plain_attributes(model)
+        self._original_cost = self.cost()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups as they are now."""
+        return self.structure.groups
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Operations without a rule, and what else the user should know about the capture."""
+        return self.coupled.reports
+
+    def cost(self) -> Cost:
+        """What the network costs now."""
+        return Cost(**costs(self.structure))
+
+    def widths(self) -> dict[str, int]:
+        """Units of each group now, for groups that may be cut."""
+        return {group.name: group.size for group in self.groups if not group.protected}
+
+    def minimum(self, budget: Budget | None = None) -> Cost:
+        """The smallest network that can be reached from here; raises ValueError if it breaks the budget."""
+        least = Cost(**smallest(self.structure, **self._settings()))
+        if budget is not None:
+            limits = budget.resolve(self._original_cost.as_dict())
+            for kind, limit in limits.items():
+                if getattr(least, kind, 0) > limit:
+                    raise ValueError(
+                        f"the budget cannot be met: {kind} <= {limit:,}, but the smallest reachable is {getattr(least, kind):,}"
+                    )
+        return least
+
+    def plan(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Kept:
+        """The units (of the network as it is now) that would stay; nothing is cut.
+
+        Raises:
+            BudgetError: the limits cannot be met.
+        """
+        limits = budget.resolve(self._original_cost.as_dict()) if isinstance(budget, Budget) else dict(budget)
+        scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
+        return choose(self.structure, scores, limits, self.allocation, **self._settings())
+
+    def step(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Cut:
+        """Choose what stays under the limits, prove the cut, and do it in place.
+
+        Args:
+            budget: shares are of the network as captured; a mapping holds absolute limits.
+            context: gradients, for criteria that need them.
+
+        Raises:
+            BudgetError: the limits cannot be met.
+            ProofError: the cut network does not equal the masked one. In either case nothing was changed.
+        """
+        return self.cut(self.plan(budget, context))
+
+    def cut(self, kept: Kept) -> Cut:
+        """Remove all other units than these (of the network as it is now), proved and in place."""
+        before, groups = self.cost(), self.groups
+        structure = shrunk(self.structure, kept)
+        indices = kept_indices(self.structure, kept)
+        masks = merged_masks(self.masks, kept)
+        error = self._prove(indices, masks) if self.prove and indices else 0.0
+        self._apply(self.model, indices, masks)
+        self.structure, self.masks = structure, masks
+        widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
+        removed = {name: old - new for name, (old, new) in widths.items() if old > new}
+        return Cut(removed, widths, indices, error, before, self.cost(), self._notes(removed))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Which units of the network as captured are left: group -> bool (size,)."""
+        return {
+            group.name: self.masks[i].clone() for i, group in enumerate(self.original.groups) if not group.protected
+        }
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Cut a freshly built original to what `state` told, without choosing; weights are then loaded over it.
+
+        Raises:
+            ValueError: the state is of another network, or this one was already cut.
+        """
+        if self.structure is not self.original:
+            raise ValueError("restore needs a network that is not cut yet: build it anew, and a Pruner on it")
+        names = {group.name: i for i, group in enumerate(self.original.groups)}
+        kept: Kept = {}
+        for name, mask in state.items():
+            if name not in names or tuple(mask.shape) != (self.original.groups[names[name]].size,):
+                raise ValueError(
+                    f"the state has a group {name!r} of {tuple(mask.shape)} units, which this network lacks"
+                )
+            if not bool(mask.all()):
+                kept[names[name]] = mask.to("cpu", torch.bool)
+        indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
+        self._apply(self.model, indices, masks)
+        self.structure, self.masks = shrunk(self.original, kept), masks
+
+    def _settings(self) -> dict[str, Any]:
+        whole = {i: _row_length(group) for i, group in enumerate(self.original.groups)}
+        return {"original": whole, "floors": self.floors, "round_to": self.round_to}
+
+    def _notes(self, removed: Mapping[str, int]) -> tuple[str, ...]:
+        mixing = [
+            f"{group.name}: {note}" for group in self.original.groups if group.name in removed for note in group.notes
+        ]
+        return (*mixing, *self.reports)
+
+    def _apply(self, model: nn.Module, indices: Indices, masks: Kept) -> None:
+        shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
+        for name, cuts in indices.items():
+            for dim, index in cuts:
+                shapes[name][dim] = len(index)
+        by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
+        attributes = layer_attributes(model, by_alias, self._attributes)
+        cut_tensors(model, indices)
+        set_attributes(model, attributes)
+
+    @torch.no_grad()
+    def _prove(self, indices: Indices, masks: Kept) -> float:
+        twin = proving_copy(self.model)
+        device = next(iter(named_tensors(twin).values())).device
+        captured = self.coupled.captured
+        call = random_call(captured.arguments, captured.keywords, device)
+        small = proving_copy(self.model)
+        mask_tensors(twin, indices)
+        self._apply(small, indices, masks)
+        error = relative_error(output(twin, call), output(small, call))
+        if not error <= TOLERANCE:
+            raise ProofError(
+                f"the cut was not done: the cut network differs from the masked one by {error:.2e} (relative)"
+            )
+        return error
+
+
+def _row_length(group: Group) -> int:
+    return group.size if group.row is None else int((group.row == group.row[0]).sum())
+
+
+def kept_indices(structure: Structure, kept: Kept) -> Indices:
+    """Indices that stay, for every dimension that loses some."""
+    gone: dict[tuple[str, int], torch.Tensor] = {}
+    for number, mask in kept.items():
+        for member in structure.groups[number].members:
+            owned = member.unit >= 0
+            lost = torch.zeros(len(member.unit), dtype=torch.bool)
+            lost[owned] = ~mask[member.unit[owned]]
+            if lost.any():
+                key = (member.tensor, member.dim)
+                gone[key] = gone[key] | lost if key in gone else lost
+    indices: Indices = {}
+    for (tensor, dim), lost in sorted(gone.items()):
+        indices.setdefault(tensor, []).append((dim, torch.nonzero(~lost)[:, 0]))
+    return indices
+
+
+def merged_masks(masks: Kept, kept: Kept) -> Kept:
+    """Masks over the units as captured, after a cut told in the numbering of now."""
+    result = {number: mask.clone() for number, mask in masks.items()}
+    for number, mask in kept.items():
+        result[number][torch.nonzero(masks[number])[:, 0][~mask]] = False
+    return result
+
+
+def shrunk(structure: Structure, kept: Kept) -> Structure:
+    """The structure after a cut, units numbered anew."""
+    renumber = {}
+    for number, mask in kept.items():
+        new = torch.cumsum(mask, 0) - 1
+        new[~mask] = -1
+        renumber[number] = new
+    stay = {(tensor, dim): index for tensor, cuts in kept_indices(structure, kept).items() for dim, index in cuts}
+    groups = []
+    for number, group in enumerate(structure.groups):
+        members = tuple(_shrunk_member(member, stay, renumber.get(number)) for member in group.members)
+        if number in kept:
+            mask = kept[number]
+            row = None if group.row is None else group.row[mask]
+            group = dataclasses.replace(group, size=int(mask.sum()), row=row)
+        groups.append(dataclasses.replace(group, members=members))
+    axes: dict[int, Axis] = {}
+
+    def terms(old: Sequence[Term]) -> tuple[Term, ...]:
+        return tuple(dataclasses.replace(t, axes=tuple(_shrunk_axis(a, kept, axes) for a in t.axes)) for t in old)
+
+    return Structure(tuple(groups), terms(structure.params), terms(structure.bytes), terms(structure.macs))
+
+
+def _shrunk_member(member: Member, stay: Mapping[tuple[str, int], torch.Tensor], new: torch.Tensor | None) -> Member:
+    index = stay.get((member.tensor, member.dim))
+    if index is None:
+        return member
+    unit = member.unit[index]
+    if new is not None:
+        unit = torch.where(unit >= 0, new[unit.clamp_min(0)], unit)
+    return dataclasses.replace(member, unit=unit)
+
+
+def _shrunk_axis(axis: Axis, kept: Kept, done: dict[int, Axis]) -> Axis:
+    if id(axis) not in done:
+        counts = {g: c[kept[g]] if g in kept else c for g, c in axis.counts.items()}
+        done[id(axis)] = Axis(axis.fixed, counts)
+    return done[id(axis)]

@@ -1,0 +1,118 @@
+"""Operations that only move data: the same operation is run on the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from attar.prune.labels import Labels, Plane, Shape, Value, compressed, normalised
+
+MOVES = frozenset(
+    [
+        "view",
+        "_unsafe_view",
+        "reshape",
+        "view_as",
+        "reshape_as",
+        "permute",
+        "transpose",
+        "t",
+        "numpy_T",
+        "mT",
+        "movedim",
+        "moveaxis",
+        "swapaxes",
+        "swapdims",
+        "squeeze",
+        "unsqueeze",
+        "flatten",
+        "unflatten",
+        "slice",
+        "select",
+        "narrow",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "tensor_split",
+        "unbind",
+        "flip",
+        "roll",
+        "rot90",
+        "unfold",
+        "diagonal",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "native_channel_shuffle",
+        "repeat_interleave",
+        "tile",
+        "repeat",
+        "adjoint",
+        "unsafe_split",
+        "unsafe_chunk",
+        "unsafe_split_with_sizes",
+        "split_copy",
+        "unbind_copy",
+    ]
+)
+"""aten operations by name, without overload: each output element is one input element."""
+
+EQUAL_PARTS = frozenset({"split", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_with_sizes"})
+
+
+def move(
+    labels: Labels,
+    value: Value,
+    operation: Callable[[torch.Tensor], Any],
+    shapes: Sequence[Shape],
+    frees: Sequence[frozenset[int]],
+    prefer: int | None = None,
+) -> list[Value]:
+    """Labels after `operation`, one value for each of its results.
+
+    Args:
+        operation: the data movement, on any tensor of the value's shape; gives a tensor or a sequence of tensors.
+        prefer: of the dimensions that a cut dimension is split into, the place of the one to cut from now on; the last if None.
+    """
+    planes: list[list[Plane]] = [[] for _ in shapes]
+    for plane in value.planes:
+        length = plane.ids.shape[plane.cut]
+        line = torch.arange(length).view([-1 if dim == plane.cut else 1 for dim in range(len(value.shape))])
+        moved = _results(operation(plane.ids.expand(value.shape)))
+        places = _results(operation(line.expand(value.shape)))
+        for index, (ids, place) in enumerate(zip(moved, places)):
+            place = compressed(place)
+            along = [dim for dim, size in enumerate(place.shape) if size > 1]
+            ids = compressed(ids)
+            if not along:
+                if ids.numel():
+                    labels.fix(ids, "is picked out alone")
+                continue
+            cut = along[-1] if prefer is None or prefer >= len(along) else along[prefer]
+            ids = ids.expand([shapes[index][dim] if dim == cut else size for dim, size in enumerate(ids.shape)])
+            result = Plane(ids, cut)
+            labels.balance(result)
+            planes[index].append(result)
+    known = [None] * len(shapes) if value.known is None else _results(operation(value.known))
+    return [
+        Value(shape, normalised(labels, found), free, value.source, real)
+        for shape, free, found, real in zip(shapes, frees, planes, known)
+    ]
+
+
+def balance_parts(labels: Labels, parts: Sequence[Value], dim: int) -> None:
+    """Parts of equal size that the code makes by counting (`chunk(2)`) keep the same number of units."""
+    lines = []
+    for part in parts:
+        plane = part.plane(dim % len(part.shape))
+        if plane is None or plane.rows:
+            return
+        lines.append(plane.ids.reshape(-1))
+    if len({len(line) for line in lines}) == 1 and len(lines) > 1:
+        labels.rows.append(torch.stack(lines))
+
+
+def _results(found: Any) -> list[torch.Tensor]:
+    return [found] if isinstance(found, torch.Tensor) else list(found)

@@ -1,0 +1,373 @@
+"""Walk a captured graph and label every value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attar.prune import making, rules
+from attar.prune.capture import Graph
+from attar.prune.labels import Labels, Plane, Value, hint, pointwise
+from attar.prune.movement import EQUAL_PARTS, MOVES, balance_parts, move
+from attar.prune.rules import Call, Rule
+
+SAME = frozenset(
+    [
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "native_dropout",
+        "contiguous",
+        "clone",
+        "to",
+        "_to_copy",
+        "type_as",
+        "detach",
+        "alias",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "relu6",
+        "hardswish",
+        "hardsigmoid",
+        "selu",
+        "celu",
+        "mish",
+        "log_sigmoid",
+        "masked_fill",
+        "masked_scatter",
+        "copy",
+        "where",
+        "rsub",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "threshold",
+        "nan_to_num",
+        "bernoulli",
+        "fill",
+        "zero",
+        "uniform",
+        "normal",
+        "positive",
+        "requires_grad",
+        "true_divide",
+        "multiply",
+        "subtract",
+        "divide",
+        "absolute",
+        "arctan2",
+        "float_power",
+        "softsign",
+        "type",
+        "logaddexp",
+        "isfinite",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "cpu",
+        "cuda",
+    ]
+)
+"""Operations that work element by element though torch does not tag them so."""
+
+RANDOM = frozenset(
+    [
+        "rand",
+        "randn",
+        "randint",
+        "bernoulli",
+        "uniform",
+        "normal",
+        "randperm",
+        "dropout",
+        "rand_like",
+        "randn_like",
+        "empty",
+    ]
+)
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("linear",), rules.linear),
+    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm", "mv"), rules.matmul),
+    "einsum": rules.einsum,
+    **dict.fromkeys(
+        ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"],
+        rules.convolution,
+    ),
+    **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_functional"], rules.batch_norm),
+    **dict.fromkeys(("layer_norm", "rms_norm"), rules.layer_norm),
+    **dict.fromkeys(("group_norm",), rules.group_norm),
+    "instance_norm": rules.instance_norm,
+    **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), rules.softmax),
+    **dict.fromkeys(
+        [
+            "sum",
+            "mean",
+            "amax",
+            "amin",
+            "max",
+            "min",
+            "prod",
+            "any",
+            "all",
+            "var",
+            "std",
+            "var_mean",
+            "std_mean",
+            "logsumexp",
+            "norm",
+            "linalg_vector_norm",
+            "median",
+            "argmax",
+            "argmin",
+            "frobenius_norm",
+            "nanmean",
+        ],
+        rules.reduction,
+    ),
+    "scaled_dot_product_attention": rules.attention,
+    "embedding": rules.embedding,
+    **dict.fromkeys(["topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "logcumsumexp", "glu"], rules.along),
+    **dict.fromkeys(
+        [
+            "max_pool1d",
+            "max_pool2d",
+            "max_pool3d",
+            "avg_pool1d",
+            "avg_pool2d",
+            "avg_pool3d",
+            "adaptive_avg_pool1d",
+            "adaptive_avg_pool2d",
+            "adaptive_avg_pool3d",
+            "adaptive_max_pool1d",
+            "adaptive_max_pool2d",
+            "max_pool2d_with_indices",
+            "upsample_nearest1d",
+            "upsample_nearest2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+            "_upsample_bilinear2d_aa",
+            "_upsample_bicubic2d_aa",
+            "upsample_linear1d",
+        ],
+        rules.spatial,
+    ),
+    **dict.fromkeys(making.MAKERS, making.maker),
+    **dict.fromkeys(making.LIKES, making.like),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), making.expand),
+    "repeat": making.repeat,
+    "cat": making.cat,
+    "concat": making.cat,
+    "stack": making.stack,
+    "pad": making.pad,
+    "constant_pad_nd": making.pad,
+    **dict.fromkeys(("index", "index_select"), making.index),
+}
+
+
+class Walk:
+    """Labels of one graph. `values` holds a `Value`, a list of them, or a number for every node."""
+
+    def __init__(self, labels: Labels, tensors: dict[str, Value], graph: Graph, strict: bool, prefer: dict[str, int]):
+        self.labels, self.tensors, self.graph, self.strict, self.prefer = labels, tensors, graph, strict, prefer
+        self.values: dict[torch.fx.Node, Any] = {}
+        self.calls: dict[torch.fx.Node, Call] = {}
+
+    def run(self) -> None:
+        for node in self.graph.module.graph.nodes:
+            self.labels.where = place(node)
+            if node.op == "placeholder":
+                self.values[node] = self._placeholder(node)
+            elif node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op == "output":
+                self._output(node)
+        self.labels.where = ""
+
+    def _placeholder(self, node: torch.fx.Node) -> Any:
+        if node.name in self.graph.tensors:
+            return self.tensors[self.graph.tensors[node.name]]
+        fake = node.meta.get("val")
+        if not isinstance(fake, torch.Tensor):
+            return number(fake)
+        shape, free = described(fake)
+        constant = self.graph.constants.get(node.name)
+        return Value(shape, (), free, known=None if constant is None else constant.detach().cpu())
+
+    def _output(self, node: torch.fx.Node) -> None:
+        self.labels.where = ""
+        for source in node.all_input_nodes:
+            value = self.values[source]
+            for item in value if isinstance(value, list) else [value]:
+                for plane in item.planes if isinstance(item, Value) else ():
+                    self.labels.fix(plane.ids, "output")
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        fake = node.meta.get("val")
+        args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
+        if getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], list):
+            return args[0][args[1]]
+        results = [f for f in (fake if isinstance(fake, list | tuple) else [fake]) if isinstance(f, torch.Tensor)]
+        if not results:
+            return number(fake)
+        shapes, frees = zip(*(described(f) for f in results))
+        call = Call(
+            operation_name(node.target),
+            node.target,
+            tuple(args),
+            kwargs,
+            list(shapes),
+            list(frees),
+            self.strict,
+            self.prefer.get(node.name),
+        )
+        self.calls[node] = call
+        known = self._known(call, results)
+        if known is not None:
+            return known
+        found = apply(self.labels, call)
+        if isinstance(fake, list | tuple) and not isinstance(found, list):
+            return [found]
+        return found[0] if isinstance(found, list) and isinstance(fake, torch.Tensor) else found
+
+    def _arguments(self, tree: Any) -> Any:
+        if isinstance(tree, torch.fx.Node):
+            return self.values[tree]
+        if isinstance(tree, list | tuple):
+            return [self._arguments(item) for item in tree]
+        if isinstance(tree, dict):
+            return {key: self._arguments(item) for key, item in tree.items()}
+        return tree
+
+    def _known(self, call: Call, fakes: list[torch.Tensor]) -> Any:
+        """The result itself where nothing but constants goes in; floating constants made here are left to the rules."""
+        values = call.values
+        if call.name in RANDOM or any(value.known is None for value in values) or sum(f.numel() for f in fakes) > 2**22:
+            return None
+        if not values and call.name in making.MAKERS and fakes[0].dtype.is_floating_point:
+            return None
+        kwargs = {key: item for key, item in call.kwargs.items() if key not in ("device", "pin_memory")}
+        real = call.target(*_real(call.args), **_real(kwargs))
+        results = [real] if isinstance(real, torch.Tensor) else list(real)
+        found = [Value(shape, (), free, known=r) for shape, free, r in zip(call.shapes, call.frees, results)]
+        return found[0] if isinstance(real, torch.Tensor) else found
+
+
+def apply(labels: Labels, call: Call) -> Any:
+    """The labels of an operation's result: by its rule, by moving labels, element by element, or by fixing what it reads."""
+    if not call.values:
+        return making.maker(labels, call)
+    if call.name in RULES:
+        return RULES[call.name](labels, call)
+    if call.name in MOVES and isinstance(call.args[0], Value) and len(call.values) == 1:
+        return _moved(labels, call)
+    if call.name in ("view_as", "reshape_as"):
+        return move(labels, call.args[0], lambda t: t.reshape(call.shape), call.shapes, call.frees)[0]
+    if call.name == "prelu":
+        return rules.combined(
+            labels, call.args[0], [rules.vector(labels, call.args[1], 1, len(call.shape), "pointwise")]
+        )
+    if is_pointwise(call):
+        return pointwise(labels, call.values, call.shape, call.free)
+    return rules.unknown(labels, call)
+
+
+def _moved(labels: Labels, call: Call) -> Any:
+    value, rest = call.args[0], call.args[1:]
+    target: Callable[..., Any] = call.target
+    if call.name in ("view", "_unsafe_view", "reshape"):
+        target = torch.reshape
+        rest = (call.shape,)
+    found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
+    if call.name in EQUAL_PARTS:
+        place = 2 if call.name in ("split", "chunk", "tensor_split", "split_with_sizes") else 1
+        balance_parts(labels, found, call.get(place, "dim", 0))
+    many = "Tensor[]" in str(getattr(call.target, "_schema", "")).rpartition("->")[2]
+    return found if many else found[0]
+
+
+def is_pointwise(call: Call) -> bool:
+    if call.name in SAME or torch.Tag.pointwise in getattr(call.target, "tags", ()):
+        return True
+    packet = getattr(torch.ops.aten, call.name, None)
+    return packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads())
+
+
+def operation_name(target: Any) -> str:
+    """`aten.add_.Tensor` -> `add`; operations of other libraries keep their full name."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return str(getattr(target, "__name__", target))
+    library, _, name = schema.name.partition("::")
+    return name.rstrip("_") if library == "aten" else schema.name
+
+
+def place(node: torch.fx.Node) -> str:
+    """`conv2d in layer1.0.conv1`: an operation and the module whose code calls it."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((str(p) for p, _ in reversed(list(stack.values())) if not str(p).startswith("_empty")), "")
+    name = operation_name(node.target) if node.op == "call_function" else node.name
+    return f"{name} in {path}" if path else name
+
+
+def described(fake: torch.Tensor) -> tuple[tuple[int, ...], frozenset[int]]:
+    """Sizes as numbers, and which of them are free."""
+    free = frozenset(d for d, s in enumerate(fake.shape) if isinstance(s, torch.SymInt) and not s.node.is_constant())
+    return tuple(hint(size) for size in fake.shape), free
+
+
+def number(fake: Any) -> Any:
+    """A size or flag computed by the graph, as the example has it."""
+    if isinstance(fake, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return fake.node.hint
+    if isinstance(fake, list | tuple):
+        return [number(item) for item in fake]
+    return fake
+
+
+def _real(tree: Any) -> Any:
+    if isinstance(tree, Value):
+        return None if tree.known is None else tree.known.clone()  # operations in place must not reach the network
+    if isinstance(tree, list | tuple):
+        return [_real(item) for item in tree]
+    if isinstance(tree, dict):
+        return {key: _real(item) for key, item in tree.items()}
+    return tree
+
+
+def tensor_values(labels: Labels, tensors: dict[str, torch.Tensor]) -> dict[str, Value]:
+    """Parameters and buffers: new labels for every dimension of a floating one, the numbers themselves of any other."""
+    values = {}
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            values[name] = Value(shape, source=frozenset({name}), known=tensor.detach().cpu())
+            continue
+        planes = []
+        for dim, size in enumerate(shape):
+            if size > 1:
+                ids = labels.fresh(size, name, dim)
+                planes.append(Plane(ids.view([-1 if d == dim else 1 for d in range(len(shape))]), dim))
+        values[name] = Value(shape, tuple(planes), source=frozenset({name}))
+    return values
+
+
+def multiply_accumulates(call: Call) -> float:
+    """Multiply-accumulates of a contraction in a call with `batch` samples as captured, or 0."""
+    if call.name in ("linear", "conv1d", "conv2d", "conv3d", "convolution"):
+        return math.prod(call.shape) * math.prod(call.args[1].shape[1:])
+    if call.name.startswith("conv_transpose"):
+        return math.prod(call.args[0].shape) * math.prod(call.args[1].shape[1:])
+    if call.name in ("matmul", "bmm", "mm", "mv"):
+        return math.prod(call.shape) * call.args[0].shape[-1]
+    if call.name in ("addmm", "baddbmm"):
+        return math.prod(call.shape) * call.args[1].shape[-1]
+    if call.name == "scaled_dot_product_attention":
+        scores = math.prod(call.args[0].shape[:-1]) * call.args[1].shape[-2]
+        return scores * (call.args[0].shape[-1] + call.args[2].shape[-1])
+    return 0.0

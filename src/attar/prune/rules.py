@@ -1,0 +1,333 @@
+"""What the dozen or so operations that compute do to labels. Data movement is in `movement.py`, element-by-element in `labels.py`.
+
+A rule takes (Labels, Call) and gives the labels of the result. An operation without a rule fixes what it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attar.prune.labels import Labels, Plane, Shape, Value, contract, pointwise
+from attar.prune.movement import move
+
+
+@dataclass
+class Call:
+    """One operation of the graph with its arguments: tensors as values, sizes as numbers."""
+
+    name: str
+    """The operation without overload and in-place mark, e.g. `conv2d`."""
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    shapes: list[Shape]
+    frees: list[frozenset[int]]
+    strict: bool
+    prefer: int | None = None
+
+    def get(self, place: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
+
+    @property
+    def shape(self) -> Shape:
+        return self.shapes[0]
+
+    @property
+    def free(self) -> frozenset[int]:
+        return self.frees[0]
+
+    @property
+    def values(self) -> list[Value]:
+        """All tensors among the arguments."""
+        return [v for v in _leaves((self.args, tuple(self.kwargs.values()))) if isinstance(v, Value)]
+
+
+Rule = Callable[[Labels, Call], Any]
+
+
+def _leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, list | tuple):
+        return [leaf for item in tree for leaf in _leaves(item)]
+    return [tree]
+
+
+def vector(labels: Labels, value: Value | None, dim: int, rank: int, kind: str, produces: bool = False) -> Value | None:
+    """A bias or scale (C,) laid along `dim` of a result of `rank` dimensions."""
+    if value is None:
+        return None
+    for plane in value.planes:
+        if value.source:
+            labels.role(value, plane, produces, kind)
+    extra = rank - 1 - dim
+    planes = tuple(Plane(p.ids.reshape((1,) * dim + (-1,) + (1,) * extra), dim) for p in value.planes)
+    return Value((1,) * dim + value.shape + (1,) * extra, planes, source=value.source)
+
+
+def combined(labels: Labels, value: Value, others: Sequence[Value | None]) -> Value:
+    return pointwise(labels, [value, *[other for other in others if other is not None]], value.shape, value.free)
+
+
+def linear(labels: Labels, call: Call) -> Value:
+    value, weight = call.args[:2]
+    bias = call.get(2, "bias")
+    lead = "abcdefgh"[: len(value.shape) - 1]
+    out = "o" if len(weight.shape) == 2 else ""
+    result = contract(labels, [(value, lead + "i"), (weight, out + "i")], lead + out, call.shape, call.free, "linear")
+    return combined(labels, result, [vector(labels, bias, len(result.shape) - 1, len(result.shape), "linear")])
+
+
+def matmul(labels: Labels, call: Call) -> Value:
+    first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv", "dot") else call.args[1:3]
+    depth = max(len(first.shape), len(second.shape)) - 2
+    lead = "abcdefgh"[: max(depth, 0)]
+
+    def names(value: Value, own: str) -> str:
+        rank = len(value.shape)
+        return "k" if rank == 1 else lead[len(lead) - (rank - 2) :] + own
+
+    left, right = names(first, "mk"), names(second, "kn")
+    out = lead + ("m" if len(first.shape) > 1 else "") + ("n" if len(second.shape) > 1 else "")
+    result = contract(labels, [(first, left), (second, right)], out, call.shape, call.free, "linear")
+    if call.name in ("addmm", "baddbmm", "addbmm"):
+        return pointwise(labels, [result, call.args[0]], call.shape, call.free)
+    return result
+
+
+def einsum(labels: Labels, call: Call) -> Value:
+    equation, operands = call.args[0].replace(" ", ""), list(call.args[1])
+    left, _, right = equation.partition("->")
+    inputs = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
+    depths = [len(v.shape) - len(names.replace("...", "")) for v, names in zip(operands, inputs)]
+    dots = "".join(spare[: max(depths, default=0)])
+    inputs = [names.replace("...", dots[len(dots) - depth :] if depth else "") for names, depth in zip(inputs, depths)]
+    if "->" not in equation:
+        joined = "".join(inputs)
+        right = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
+    right = right.replace("...", dots)
+    if any(len(set(names)) < len(names) for names in inputs):
+        return unknown(labels, call)
+    return contract(labels, list(zip(operands, inputs)), right, call.shape, call.free, "linear")
+
+
+def convolution(labels: Labels, call: Call) -> Value:
+    transposed = "transpose" in call.name or (call.name == "convolution" and bool(call.args[6]))
+    value, weight = call.args[:2]
+    bias = call.get(2, "bias")
+    if call.name == "convolution":
+        groups = call.args[8]
+    else:
+        groups = call.get(6, "groups", 1)
+    spatial = len(weight.shape) - 2
+    batch = len(value.shape) - spatial - 1
+    value = _whole_places(labels, call, value, batch + 1)
+    first, second = weight.shape[0] // groups, weight.shape[1]
+    one = first if transposed else second
+    lead, places, kernel = "n"[:batch], "xyz"[:spatial], "uvw"[:spatial]
+    names = "gco" if transposed else "goc"
+    if groups > 1:
+        split = (*value.shape[:batch], groups, value.shape[batch] // groups, *value.shape[batch + 1 :])
+        value = move(labels, value, lambda t: t.reshape(split), [split], [value.free])[0]
+        parts = (groups, *((first, second) if transposed else (first, second)), *weight.shape[2:])
+        weight = move(labels, weight, lambda t: t.reshape(parts), [parts], [frozenset()], 0 if one == 1 else None)[0]
+        out = (*value.shape[:batch], groups, second if transposed else first, *call.shape[batch + 1 :])
+        result = contract(
+            labels,
+            [(value, lead + "gc" + places), (weight, names + kernel)],
+            lead + "go" + places,
+            out,
+            call.free,
+            "conv",
+        )
+        result = move(labels, result, lambda t: t.reshape(call.shape), [call.shape], [call.free])[0]
+    else:
+        result = contract(
+            labels,
+            [(value, lead + "c" + places), (weight, names[1:] + kernel)],
+            lead + "o" + places,
+            call.shape,
+            call.free,
+            "conv",
+        )
+    return combined(labels, result, [vector(labels, bias, batch, len(call.shape), "conv")])
+
+
+def _whole_places(labels: Labels, call: Call, value: Value, start: int) -> Value:
+    """Units cannot be cut along the dimensions that a kernel slides over, nor change along them."""
+    planes = []
+    for plane in value.planes:
+        if plane.cut >= start:
+            labels.fix(plane.ids, "a kernel slides over them")
+            continue
+        planes.append(Plane(labels.unite_along(plane.ids, range(start, len(value.shape))), plane.cut))
+    return Value(value.shape, tuple(planes), value.free, value.source)
+
+
+def spatial(labels: Labels, call: Call) -> Any:
+    """Pooling and interpolation over the last dimensions."""
+    value = call.args[0]
+    start = next((d for d, (a, b) in enumerate(zip(value.shape, call.shape)) if a != b), len(call.shape) - 1)
+    width = next((int(c) for c in reversed(call.name.replace("_with_indices", "")) if c.isdigit()), 2)
+    value = _whole_places(labels, call, value, min(start, len(value.shape) - width))
+    results = [Value(shape, value.planes, free) for shape, free in zip(call.shapes, call.frees)]
+    return results if len(results) > 1 else results[0]
+
+
+def batch_norm(labels: Labels, call: Call) -> Any:
+    value = _whole_places(labels, call, call.args[0], 2)
+    vectors = [vector(labels, v, 1, len(value.shape), "batch_norm") for v in call.args[1:5] if isinstance(v, Value)]
+    result = combined(labels, value, vectors)
+    return [result, *[Value(shape) for shape in call.shapes[1:]]] if len(call.shapes) > 1 else result
+
+
+def layer_norm(labels: Labels, call: Call) -> Any:
+    value, shape = call.args[0], call.args[1]
+    start = len(value.shape) - len(shape)
+    _mixing(labels, call, value, range(start, len(value.shape)), "a norm over them")
+    scales = [v for v in (call.get(2, "weight"), call.get(3, "bias")) if isinstance(v, Value)]
+    for scale in scales:
+        for plane in scale.planes:
+            labels.role(scale, plane, False, "norm")
+    result = combined(labels, value, scales)
+    return [result, *[Value(s) for s in call.shapes[1:]]] if len(call.shapes) > 1 else result
+
+
+def group_norm(labels: Labels, call: Call) -> Any:
+    value = call.args[0]
+    groups = call.args[1] if call.name == "group_norm" else call.args[6]
+    scales = call.args[2:4] if call.name == "group_norm" else call.args[1:3]
+    value = _whole_places(labels, call, value, 2)
+    channels = value.shape[1]
+    if channels > groups > 1:
+        split = (value.shape[0], groups, channels // groups, *value.shape[2:])
+        move(labels, value, lambda t: t.reshape(split), [split], [value.free])
+    if channels > groups:
+        _mixing(labels, call, value, range(1, 2), "a norm over them")
+    vectors = [vector(labels, v, 1, len(value.shape), "norm") for v in scales if isinstance(v, Value)]
+    result = combined(labels, value, vectors)
+    return [result, *[Value(s) for s in call.shapes[1:]]] if len(call.shapes) > 1 else result
+
+
+def instance_norm(labels: Labels, call: Call) -> Value:
+    value = _whole_places(labels, call, call.args[0], 2)
+    vectors = [vector(labels, v, 1, len(value.shape), "norm") for v in call.args[1:5] if isinstance(v, Value)]
+    return combined(labels, value, vectors)
+
+
+def _mixing(labels: Labels, call: Call, value: Value, dims: Any, what: str) -> None:
+    """An operation makes each unit depend on the others: allowed and noted, or fixed under the strict policy."""
+    for plane in value.planes:
+        if plane.cut in dims:
+            if call.strict:
+                labels.fix(plane.ids, f"{what} (policy strict)")
+            else:
+                labels.mix(plane.ids, what)
+
+
+def softmax(labels: Labels, call: Call) -> Value:
+    value = call.args[0]
+    dim = call.get(1, "dim") % len(value.shape)
+    _mixing(labels, call, value, (dim,), "a softmax over them")
+    return Value(call.shape, value.planes, call.free)
+
+
+ADDITIVE = frozenset({"sum", "linalg_vector_norm", "norm", "frobenius_norm"})
+"""Reductions to which a removed unit, being zero, adds nothing."""
+
+
+def reduction(labels: Labels, call: Call) -> Any:
+    value = call.args[0]
+    rank = len(value.shape)
+    place = 2 if call.name in ("norm", "linalg_vector_norm", "frobenius_norm", "quantile") else 1
+    dims = call.get(place, "dim")
+    if isinstance(dims, bool) or dims is None or dims == []:
+        dims = list(range(rank))
+    dims = sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims))
+    if call.name not in ADDITIVE:
+        _mixing(labels, call, value, dims, f"{call.name} over them")
+    keep = len(call.shapes[0]) == rank
+    planes = []
+    for plane in value.planes:
+        if plane.cut in dims:
+            continue
+        ids = labels.unite_along(plane.ids, dims)
+        cut = plane.cut
+        if not keep:
+            for dim in reversed(dims):
+                ids = ids.select(dim, 0)
+            cut -= sum(dim < plane.cut for dim in dims)
+        planes.append(Plane(ids, cut))
+    results = [Value(s, tuple(planes), f, value.source) for s, f in zip(call.shapes, call.frees)]
+    return results if len(results) > 1 else results[0]
+
+
+def attention(labels: Labels, call: Call) -> Value:
+    query, key, value = call.args[:3]
+    rank = len(query.shape)
+    lead = "abcdefgh"[: rank - 2]
+    scores = contract(
+        labels,
+        [(query, lead + "le"), (key, lead + "se")],
+        lead + "ls",
+        (*query.shape[:-1], key.shape[-2]),
+        call.free,
+        "",
+    )
+    mask = call.get(3, "attn_mask")
+    if isinstance(mask, Value):
+        scores = pointwise(labels, [scores, mask], scores.shape, call.free)
+    for plane in scores.planes:
+        labels.fix(plane.ids, "stands across the scores of attention")
+    for plane in value.planes:
+        if plane.cut == rank - 2:
+            labels.fix(plane.ids, "stands across the tokens of attention")
+    planes = tuple(
+        Plane(labels.unite_along(plane.ids, (rank - 2,)), plane.cut) for plane in value.planes if plane.cut != rank - 2
+    )
+    return Value(call.shape, planes, call.free)
+
+
+def embedding(labels: Labels, call: Call) -> Value:
+    weight, index = call.args[:2]
+    rank = len(call.shape)
+    planes = []
+    for plane in weight.planes:
+        if plane.cut == 0:
+            labels.fix(plane.ids, "is looked up by number")
+        else:
+            labels.role(weight, plane, True, "embedding")
+            planes.append(Plane(plane.ids.reshape((1,) * (rank - 1) + (-1,)), rank - 1))
+    return Value(call.shape, tuple(planes), call.free | index.free)
+
+
+def along(labels: Labels, call: Call) -> Any:
+    """Operations that depend on the order or number of elements along a dimension, element by element elsewhere."""
+    value = call.args[0]
+    place = 2 if call.name in ("topk", "kthvalue") else 1
+    dim = call.get(place, "dim", -1)
+    dim = (dim if isinstance(dim, int) and not isinstance(dim, bool) else -1) % max(len(value.shape), 1)
+    planes = []
+    for plane in value.planes:
+        if plane.cut == dim:
+            labels.fix(plane.ids, f"{call.name} runs along them")
+        else:
+            planes.append(Plane(labels.unite_along(plane.ids, (dim,)), plane.cut))
+    results = [
+        Value(s, tuple(planes) if len(s) == len(value.shape) else (), f) for s, f in zip(call.shapes, call.frees)
+    ]
+    if any(len(s) != len(value.shape) for s in call.shapes):
+        for plane in planes:
+            labels.fix(plane.ids, f"{call.name} drops a dimension")
+    return results if len(results) > 1 else results[0]
+
+
+def unknown(labels: Labels, call: Call) -> Any:
+    """No rule: every unit that comes in stays."""
+    for value in call.values:
+        for plane in value.planes:
+            labels.fix(plane.ids, f"attar has no rule for {call.name}")
+    results = [Value(shape, (), free) for shape, free in zip(call.shapes, call.frees)]
+    return results if len(results) != 1 else results[0]

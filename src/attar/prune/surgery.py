@@ -1,0 +1,183 @@
+"""Surgery: slice a module's tensors in place and mend the numbers it keeps about them. Needs no capture.
+
+`describe` writes the outcome down as plain JSON, `reshape` does it again to a freshly built original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from attar.prune.capture import named_tensors
+
+Indices = dict[str, list[tuple[int, torch.Tensor]]]
+"""Tensor -> [(dim, int64 indices that stay along it)]."""
+Attributes = dict[str, dict[str, Any]]
+"""Module path -> {attribute: value}."""
+
+PLAIN = (bool, int, float)
+
+
+def slice_tensor(tensor: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """The tensor with only these indices along these dimensions."""
+    for dim, index in cuts:
+        tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
+def cut_tensors(model: nn.Module, indices: Indices) -> None:
+    """Slice parameters and buffers; each stays the same object, so optimisers made earlier still hold it. Gradients go."""
+    tensors = named_tensors(model)
+    with torch.no_grad():
+        new = {name: slice_tensor(tensors[name].data, cuts).contiguous() for name, cuts in indices.items()}
+    for name, data in new.items():
+        tensors[name].data = data
+        tensors[name].grad = None
+
+
+def is_plain(value: Any) -> bool:
+    """Whether an attribute is a number or a list or tuple of numbers, which surgery may mend."""
+    if isinstance(value, tuple | list):
+        return bool(value) and all(isinstance(item, PLAIN) for item in value)
+    return isinstance(value, PLAIN)
+
+
+def plain_attributes(model: nn.Module) -> Attributes:
+    """All plain attributes of all modules, without torch's own marks."""
+    return {
+        path: {
+            key: value
+            for key, value in vars(module).items()
+            if is_plain(value) and key != "training" and not key.startswith("__")
+        }
+        for path, module in model.named_modules()
+    }
+
+
+def set_attributes(model: nn.Module, attributes: Attributes) -> None:
+    """Write attributes back; a list stays a list, a tuple a tuple."""
+    for path, values in attributes.items():
+        module = model.get_submodule(path)
+        for name, value in values.items():
+            before = vars(module)[name]
+            setattr(module, name, type(before)(value) if isinstance(before, tuple | list) else value)
+
+
+def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], original: Attributes) -> Attributes:
+    """What torch's own layers say about their tensors, for the shapes given.
+
+    Args:
+        shapes: shape of every tensor by name, after the cut.
+        original: plain attributes before any cut.
+    """
+    result: Attributes = {}
+    for path, module in model.named_modules():
+        weight = shapes.get(f"{path}.weight" if path else "weight", ())
+        if getattr(module, "weight", None) is None and not isinstance(module, nn.modules.batchnorm._NormBase):
+            continue
+        values = _layer(module, weight, original.get(path, {}), shapes, path)
+        result[path] = {key: value for key, value in values.items() if original.get(path, {}).get(key) != value}
+    return {path: values for path, values in result.items() if values}
+
+
+def _layer(
+    module: nn.Module, weight: tuple[int, ...], was: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], path: str
+) -> dict[str, Any]:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        made, read, groups = weight[0], weight[1], was["groups"]
+        if module.transposed:
+            made, read = read, made
+            if was["out_channels"] == groups:
+                groups = read
+            return {"in_channels": read, "out_channels": made * groups, "groups": groups}
+        if was["in_channels"] == groups > 1:
+            groups = made * groups // was["out_channels"]
+        return {"in_channels": read * groups, "out_channels": made, "groups": groups}
+    if isinstance(module, nn.Linear):
+        return {"in_features": weight[1], "out_features": weight[0]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        names = [f"{path}.{name}" if path else name for name in ("weight", "running_mean")]
+        length = next((shapes[name][0] for name in names if name in shapes), None)
+        return {} if length is None else {"num_features": length}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": tuple(weight)}
+    if isinstance(module, nn.GroupNorm):
+        groups = weight[0] if was["num_groups"] == was["num_channels"] else was["num_groups"]
+        return {"num_channels": weight[0], "num_groups": groups}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": weight[0], "embedding_dim": weight[1]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": weight[0]}
+    return {}
+
+
+def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
+    """How `module` differs from the network it was cut from, as plain JSON: `tensors` (name -> shape) and `attributes`.
+
+    Args:
+        module: the network after the cut.
+        reference: the network as it was built, not cut.
+    """
+    now, was = named_tensors(module), named_tensors(reference)
+    tensors = {name: list(t.shape) for name, t in now.items() if name in was and t.shape != was[name].shape}
+    before = plain_attributes(reference)
+    attributes: dict[str, dict[str, Any]] = {}
+    for path, values in plain_attributes(module).items():
+        changed = {
+            key: list(value) if isinstance(value, tuple | list) else value
+            for key, value in values.items()
+            if key in before.get(path, {}) and before[path][key] != value
+        }
+        if changed:
+            attributes[path] = changed
+    return {"tensors": tensors, "attributes": attributes}
+
+
+def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
+    """Give a freshly built original the shapes and attributes that `describe` wrote down, in place; weights are to be loaded after.
+
+    Raises:
+        ValueError: the description names a tensor, module or attribute that the model lacks, or a value that does not fit it.
+    """
+    tensors, attributes = named_tensors(model), dict(description.get("attributes", {}))
+    if unknown := set(description) - {"tensors", "attributes"}:
+        raise ValueError(f"the description of shapes has the unknown part {sorted(unknown)[0]!r}")
+    for name, shape in description.get("tensors", {}).items():
+        _check_shape(name, shape, tensors)
+    for path, values in attributes.items():
+        _check_attributes(model, path, values)
+    for name, shape in description.get("tensors", {}).items():
+        tensor = tensors[name]
+        tensor.data = tensor.data[tuple(slice(0, size) for size in shape)].clone()
+        tensor.grad = None
+    set_attributes(model, attributes)
+    return model
+
+
+def _check_shape(name: str, shape: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    if name not in tensors:
+        raise ValueError(f"the description has a tensor {name!r}, which the model lacks")
+    now = tuple(tensors[name].shape)
+    good = isinstance(shape, list | tuple) and len(shape) == len(now)
+    if not good or not all(type(new) is int and 1 <= new <= old for new, old in zip(shape, now)):
+        raise ValueError(f"the description gives {name!r} the shape {shape!r}; the original's is {list(now)}")
+
+
+def _check_attributes(model: nn.Module, path: str, values: Any) -> None:
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"the description has a module {path!r}, which the model lacks") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"the description's attributes of {path!r} are no mapping: {values!r}")
+    for name, value in values.items():
+        before = vars(module).get(name)
+        if name == "training" or name.startswith("__") or not is_plain(before):
+            raise ValueError(f"{path or type(model).__name__} has no plain attribute {name!r} to be changed")
+        kinds = [type(item) for item in before] if isinstance(before, tuple | list) else [type(before)]
+        items = value if isinstance(before, tuple | list) and isinstance(value, list | tuple) else [value]
+        if len(items) != len(kinds) or any(type(item) is not kind for item, kind in zip(items, kinds)):
+            raise ValueError(f"{path}.{name} = {value!r} does not fit its original {before!r}")

@@ -1,0 +1,124 @@
+"""The engine on small residual networks: exact, to the budget, resumable, and harmless when it refuses."""
+
+import pytest
+import torch
+
+from attar.models import build
+from attar.prune import BudgetError, ProofError, Pruner, count_macs, count_params, describe, engine, reshape
+from attar.recipe import Budget
+
+EXAMPLE = torch.randn(2, 1, 28, 28)
+
+
+def student() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build("resnet20", widths=(16, 32, 64), in_channels=1, classes=10)
+
+
+def random_kept(pruner: Pruner, seed: int) -> dict[int, torch.Tensor]:
+    """Another share of each group, all units equally likely."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {}
+    for index, group in enumerate(pruner.groups):
+        if not group.protected:
+            number = int(torch.randint(1, group.size + 1, (), generator=generator))
+            kept[index] = torch.zeros(group.size, dtype=torch.bool)
+            kept[index][torch.randperm(group.size, generator=generator)[:number]] = True
+    return kept
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_even_cut_of_the_reference_network(steps: int) -> None:
+    model = student()
+    pruner = Pruner(model, EXAMPLE)
+    for limits in Budget(params=100_000).schedule(pruner.cost().as_dict(), steps):
+        cut = pruner.step(limits)
+        assert cut.proof < 1e-10
+    assert sorted(set(pruner.widths().values())) == [9, 19, 39]
+    assert pruner.cost().params == count_params(model) == 99_603
+    assert pruner.cost().macs == count_macs(model, EXAMPLE)
+    assert model.training
+    assert model.layer3[0].downsample[0].out_channels == 39 and model.fc.in_features == 39
+
+
+def test_random_shares_are_exact_and_restored() -> None:
+    model = student()
+    pruner = Pruner(model, EXAMPLE)
+    for seed in range(3):
+        assert pruner.cut(random_kept(pruner, seed)).proof < 1e-10
+    again = student()
+    second = Pruner(again, EXAMPLE)
+    second.restore(pruner.state())
+    again.load_state_dict(model.state_dict())
+    assert repr(again) == repr(model)
+    assert second.widths() == pruner.widths() and second.cost() == pruner.cost()
+    limit = {"params": int(pruner.cost().params * 0.8)}
+    first, other = pruner.plan(limit), second.plan(limit)
+    assert first.keys() == other.keys() and all(torch.equal(first[i], other[i]) for i in first)
+
+
+def test_parameters_stay_the_same_objects_and_train() -> None:
+    model = student()
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    cut = Pruner(model, EXAMPLE).step(Budget(params="50%"))
+    for name, parameter in model.named_parameters():
+        expected = before[name]
+        for dim, index in cut.kept.get(name, []):
+            expected = expected.index_select(dim, index)
+        assert torch.equal(parameter, expected)
+    model(EXAMPLE).square().sum().backward()
+    optimiser.step()
+    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters() if p.shape == before[n].shape)
+
+
+def test_description_rebuilds_the_network_without_capture() -> None:
+    model = student()
+    Pruner(model, EXAMPLE, allocation="global").step(Budget(params=100_000))
+    description = describe(model, student())
+    small = reshape(student(), description)
+    small.load_state_dict(model.state_dict())
+    assert torch.equal(small.eval()(EXAMPLE), model.eval()(EXAMPLE))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"tensors": {"nowhere.weight": [1]}},
+        {"tensors": {"fc.weight": [11, 64]}},
+        {"tensors": {"fc.weight": [10, 0]}},
+        {"tensors": {"fc.weight": [10]}},
+        {"attributes": {"fc": {"forward": 3}}},
+        {"attributes": {"fc": {"in_features": "3"}}},
+        {"attributes": {"fc": {"training": False}}},
+        {"attributes": {"elsewhere": {"in_features": 3}}},
+        {"code": {}},
+    ],
+)
+def test_bad_descriptions_are_refused(description: dict) -> None:
+    model = student()
+    with pytest.raises(ValueError):
+        reshape(model, description)
+    assert count_params(model) == 272_186
+
+
+def test_refusals_leave_the_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = student()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruner = Pruner(model, EXAMPLE)
+    with pytest.raises(BudgetError):
+        pruner.step({"params": 10})
+    monkeypatch.setattr(engine, "relative_error", lambda *_: 1.0)
+    with pytest.raises(ProofError):
+        pruner.step({"params": 100_000})
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert pruner.cost().params == 272_186
+    with pytest.raises(ValueError, match="protect"):
+        Pruner(model, EXAMPLE, protect=["layer9.*"])
+
+
+def test_protected_modules_keep_their_units() -> None:
+    pruner = Pruner(student(), EXAMPLE, protect=["layer1.*"])
+    pruner.step(Budget(params="50%"))
+    assert pruner.model.layer1[0].conv1.weight.shape == (16, 16, 3, 3)
+    assert pruner.model.layer3[0].conv1.weight.shape[0] < 64
