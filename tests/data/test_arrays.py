@@ -109,7 +109,7 @@ def test_npz_files_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=str(path)):
             load_data(name)
     np.save(tmp_path / "one.npy", np.zeros(3))
-    with pytest.raises(DataError, match="no .npz file"):
+    with pytest.raises(DataError, match=r"is no \.npz"):
         load_data(f"npz:{tmp_path / 'one.npy'}")
 
 

@@ -35,5 +35,5 @@ def load_data(name: str, folder: str | os.PathLike[str] | None = None, progress:
     if name in _BY_NAME:
         return _BY_NAME[name](place, progress)
     close = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise DataError(f"there is no data set {name!r}{hint} Known: {', '.join(NAMES)}")
