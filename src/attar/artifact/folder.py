@@ -12,7 +12,7 @@ from torch import nn
 
 from attar.artifact.description import DTYPES, Description, Input
 from attar.artifact.errors import ArtifactError
-from attar.artifact.limits import build_within, portable
+from attar.artifact.limits import build_within, largest, portable
 from attar.artifact.manifest import (
     LARGEST_JSON,
     MANIFEST,
@@ -208,10 +208,16 @@ def read_description(folder: Path, files: Mapping[str, Any]) -> Description:
 
 
 def cut(model: nn.Module, surgery: dict[str, Any]) -> nn.Module:
-    """The uncut network brought to its final shapes."""
-    from attar.prune import reshape  # only cut networks need the engine
+    """The uncut network brought to its final shapes; raises ArtifactError if the surgery is not one that cuts it."""
+    from attar.prune import reshape  # only networks that were cut need the engine
 
+    attributes = surgery.get("attributes")
     try:
+        for path, values in attributes.items() if isinstance(attributes, dict) else ():
+            module = model.get_submodule(path)
+            for name, value in values.items():
+                if largest(value) > largest(vars(module).get(name, 0)):
+                    raise ValueError(f"it makes {path}.{name} larger, {value!r:.100}; cutting only makes smaller")
         return reshape(model, surgery)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"arch.json: surgery does not fit the network: {error}") from error

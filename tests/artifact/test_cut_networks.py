@@ -1,0 +1,82 @@
+"""Networks that were pruned leave the house with their final shapes, and surgery that a file makes up is refused."""
+
+import json
+
+import pytest
+import torch
+from saved_artifacts import SPEC, change_architecture, images, network, save_network
+
+import attar
+from attar.artifact import ArtifactError, load, verify
+from attar.models import BuilderSpec
+from attar.prune import describe, prune
+
+
+@pytest.fixture
+def cut_artifact(tmp_path):
+    model = network()
+    limit = sum(p.numel() for p in model.parameters()) // 2
+    prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="50%"), allocation="global")
+    folder = save_network(tmp_path / "cut", model, surgery=describe(model, SPEC.build()), budget={"params": limit})
+    return folder, model
+
+
+def test_a_cut_network_comes_back(cut_artifact):
+    folder, model = cut_artifact
+    loaded = load(folder)
+    assert {n: t.shape for n, t in loaded.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
+    assert loaded.artifact.counts["params"] == sum(p.numel() for p in model.parameters()) <= 6399 // 2
+    assert loaded.layer1[0].conv1.out_channels == loaded.layer1[0].conv1.weight.shape[0]
+    x = loaded.artifact.input.normalise(images())
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model.eval()(x))
+    assert verify(folder).passed
+    json.loads((folder / "arch.json").read_text())
+
+
+def test_the_reference_size_from_the_reference_width(tmp_path):
+    torch.manual_seed(0)
+    spec = BuilderSpec("resnet20")
+    model = spec.build()
+    prune(model, torch.randn(2, 1, 28, 28), attar.Budget(params=100_000), allocation="even")
+    folder = save_network(
+        tmp_path / "reference",
+        model,
+        spec,
+        surgery=describe(model, spec.build()),
+        input_size=(1, 28, 28),
+        golden=images(2, (1, 28, 28)),
+        class_names=(),
+        budget={"params": 100_000},
+    )
+    loaded = load(folder)
+    assert loaded.artifact.counts["params"] == 99_603
+    assert attar.summary(loaded, (1, 28, 28)).macs == loaded.artifact.counts["macs"] == 10_729_185
+
+
+@pytest.mark.parametrize(
+    "surgery, words",
+    [
+        ({"tensors": {"fc.weight": [1 << 40, 8]}}, "fc.weight"),
+        ({"tensors": {"fc.weight": [3]}}, "fc.weight"),
+        ({"tensors": {"fc.weight": None}}, "fc.weight"),
+        ({"tensors": {"nowhere": [3]}}, "nowhere"),
+        ({"tensors": []}, "surgery does not fit"),
+        ({"tensors": {}, "code": "import os"}, "code"),
+        ({"attributes": {"fc": {"forward": 3}}}, "forward"),
+        ({"attributes": {"fc": {"__class__": 3}}}, "__class__"),
+        ({"attributes": {"fc": {"weight": 3}}}, "weight"),
+        ({"attributes": {"fc": {"in_features": "os.system"}}}, "in_features"),
+        ({"attributes": {"fc": {"in_features": 1 << 50}}}, "larger"),
+        ({"attributes": {"avgpool": {"output_size": 1 << 20}}}, "larger"),
+        ({"attributes": {"nowhere": {"x": 1}}}, "nowhere"),
+        ({"attributes": {"fc": None}}, "surgery does not fit"),
+        ({"attributes": [1]}, "surgery does not fit"),
+        ({"tensors": {"fc.weight": [2, 8]}}, r"fc\.weight is float32 \[3, 8\]"),
+    ],
+)
+def test_made_up_surgery(artifact, surgery, words):
+    change_architecture(artifact, surgery=surgery)
+    with pytest.raises(ArtifactError, match=words):
+        load(artifact)
+    assert not verify(artifact).passed
