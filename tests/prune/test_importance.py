@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from attar.models import build
+from attar.prune.coupling import couple_model
 from attar.prune.gradients import collect_gradients
 from attar.prune.importance import IMPORTANCES, Context, find_importance, score, unit_slices
 from attar.prune.structure import Group, Member, Structure
@@ -242,3 +244,31 @@ def test_dead_units_score_least_and_dead_groups_do_not_divide_by_zero(network, n
     structure, parameters = network
     zero = {n: torch.zeros_like(p) for n, p in parameters.items()}
     assert torch.isfinite(score(structure, zero, name)[0]).all()
+
+
+@pytest.mark.parametrize(("name", "groups"), [("resnet20", 12), ("resnet50", 37)])
+def test_group_norm_agrees_with_torch_pruning_on_resnets(name, groups):
+    torch_pruning = pytest.importorskip("torch_pruning")
+    torch.manual_seed(0)
+    example, module = torch.randn(1, 1, 28, 28), build(name, in_channels=1, classes=10)
+    with torch.no_grad():
+        for parameter in module.parameters():  # norms start with equal weights, which would hide whether they count
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    structure = couple_model(module, (example,)).structure
+    ours = score(structure, dict(module.named_parameters()))
+    names = {part: part_name for part_name, part in module.named_modules()}
+    module.eval()
+    graph = torch_pruning.DependencyGraph().build_dependency(module, example)
+    compared = set()
+    for theirs in graph.get_all_groups(ignored_layers=[part for part in names if isinstance(part, nn.Linear)]):
+        root = f"{names[theirs[0].dep.layer]}.weight"
+        index, own = next(
+            (i, m)
+            for i, g in enumerate(structure.groups)
+            for m in g.members
+            if (m.tensor, m.dim, m.produces) == (root, 0, True)
+        )
+        expected = torch_pruning.importance.GroupMagnitudeImportance()(theirs).double()
+        torch.testing.assert_close(ours[index][own.unit], expected, rtol=1e-6, atol=0)
+        compared.add(index)
+    assert len(compared) == len(ours) == groups

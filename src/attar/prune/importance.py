@@ -232,7 +232,7 @@ def _relative(scores: torch.Tensor) -> torch.Tensor:
 
 def _is_bias(name: str) -> bool:
     last = name.rpartition(".")[2]
-    return "bias" in last or last.startswith("running_")
+    return "bias" in last or last == "beta" or last.startswith("running_")
 
 
 def _gradient(gradients: Mapping[str, torch.Tensor], name: str, importance: str) -> torch.Tensor:
