@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PIECE_BYTES = 1 << 24
+
 # Told what is going on when it takes longer than a moment: a line of text, and the fraction done where it is known.
 Progress = Callable[[str, float | None], None]
 
@@ -85,7 +87,8 @@ def pixel_statistics(images: Tensor, samples: Tensor | None = None) -> tuple[tup
     else:
         chosen = torch.ones(len(images), dtype=torch.bool)
     means, deviations = [], []
-    histograms = sum(_histograms(part[keep]) for part, keep in zip(images.split(4096), chosen.split(4096)))
+    piece = max(1, _PIECE_BYTES // images[0].numel())
+    histograms = sum(_histograms(part[keep]) for part, keep in zip(images.split(piece), chosen.split(piece)))
     for histogram in histograms.tolist():  # type: ignore[union-attr]
         count = sum(histogram)
         total = sum(value * n for value, n in enumerate(histogram))

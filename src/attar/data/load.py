@@ -8,6 +8,7 @@ from pathlib import Path
 from attar.data.cifar import load_cifar10, load_cifar100
 from attar.data.digits import load_digits
 from attar.data.fashion_mnist import load_fashion_mnist
+from attar.data.folder import load_folder
 from attar.data.images import DataError, ImageData, Progress
 from attar.data.npz import load_npz
 
@@ -17,21 +18,31 @@ _BY_NAME: dict[str, Callable[[Path | None, Progress | None], ImageData]] = {
     "cifar100": load_cifar100,
     "digits": load_digits,
 }
-_BY_PATH: dict[str, Callable[[Path, Progress | None], ImageData]] = {"npz": load_npz}
+_BY_PATH = ("npz", "folder")
 NAMES = (*_BY_NAME, *(f"{kind}:PATH" for kind in _BY_PATH))
 
 
-def load_data(name: str, folder: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> ImageData:
-    """The data set of that name, checked: "fashion-mnist", "cifar10", "cifar100", "digits", or "npz:FILE".
+def load_data(
+    name: str,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    size: int | None = None,
+) -> ImageData:
+    """The data set of that name, checked: "fashion-mnist", "cifar10", "cifar100", "digits", "npz:FILE" or
+    "folder:PATH".
 
-    folder: where to look for its files first; FILE may be relative to it.
+    folder: where to look for its files first; FILE and PATH may be relative to it.
     progress: told a line and the fraction done (or None) while it works.
+    size: of the sides that a folder's pictures are scaled and cut to, pixels.
     Raises DataError (a ValueError) naming the file, what is wrong with it, and the way out.
     """
     place = None if folder is None else Path(folder).expanduser()
-    kind, colon, path = name.partition(":")
-    if colon and kind in _BY_PATH and path:
-        return _BY_PATH[kind]((place or Path()) / Path(path).expanduser(), progress)
+    kind, _, path = name.partition(":")
+    if size is not None and (kind != "folder" or size < 1):
+        raise DataError(f"size = {size}: folders of pictures have one (in pixels, 1 or more), {name!r} has not")
+    if kind in _BY_PATH and path:
+        at = (place or Path()) / Path(path).expanduser()
+        return load_folder(at, progress, size) if kind == "folder" else load_npz(at, progress)
     if name in _BY_NAME:
         return _BY_NAME[name](place, progress)
     close = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.4)

@@ -1,0 +1,77 @@
+"""Picture files: their size at a glance, and their pixels at the size that is wanted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.data.convert import Array
+from attar.data.images import DataError
+
+SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
+_GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B"))
+_ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's first bytes say. Upright `height` and `width`, pixels."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+class BadPictureError(Exception):
+    """A picture that cannot be decoded; the message is the reason."""
+
+
+def pillow() -> Any:
+    """The Pillow package's Image module. Raises DataError where it is missing."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("reading picture files needs Pillow: pip install 'attar[images]'") from error
+    return Image
+
+
+def read_header(path: Path) -> Header:
+    """Raises BadPictureError."""
+    image_module = pillow()
+    try:
+        with image_module.open(path) as picture:
+            width, height = picture.size
+            exif = image_module.Image.getexif(picture)  # the PNG reader's own method decodes everything
+            if exif.get(_ORIENTATION, 1) >= 5:
+                width, height = height, width
+            return Header(height, width, picture.mode in _GREY_MODES)
+    except Exception as error:  # Pillow's decoders raise nearly anything on bad files
+        raise BadPictureError(_reason(error)) from error
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
+    """A picture file as uint8 (C, H, W): grey for C = 1, RGB for C = 3.
+
+    Turned upright, scaled (bicubic, antialiased) to cover H x W, and cut in the middle. Raises BadPictureError.
+    """
+    channels, height, width = shape
+    image_module = pillow()
+    from PIL import ImageOps
+
+    try:
+        with image_module.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I"):  # 16 bits
+                picture = image_module.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+            picture = picture.convert("L" if channels == 1 else "RGB")
+            if picture.size != (width, height):
+                picture = ImageOps.fit(picture, (width, height), image_module.Resampling.BICUBIC)
+            return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+    except Exception as error:
+        raise BadPictureError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).partition(" '")[0]  # Pillow repeats the path
+    return text or type(error).__name__
