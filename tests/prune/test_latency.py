@@ -32,6 +32,8 @@ def test_measures_in_eval_mode_at_the_batch_and_threads_it_states():
     assert 0 < found.low <= found.seconds <= found.high
     assert f"median of 10, quartiles {found.low * 1e3:.3g}" in str(found)
     assert f"batch 5, {threads + 1} threads" in str(found)
+    measure_latency(module, {"x": torch.ones(1, 3), "scale": 3}, batch=2, threads=1, repeats=1)
+    assert module.calls[-1] == ((2, 3), False, 1, False)
     with pytest.raises(ValueError, match="batch=0"):
         measure_latency(module, torch.ones(2, 3), batch=0)
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from attar.prune.capture import in_mode
 from attar.prune.importance import Context
 
 Batch = TypeVar("Batch")
@@ -35,10 +36,8 @@ def collect_gradients(
     unique = list({id(p): p for p in parameters.values()}.values())
     sums = {id(p): torch.zeros_like(p) for p in unique}
     squares = {id(p): torch.zeros_like(p) for p in unique}
-    training = {part: part.training for part in module.modules()}
-    module.eval()
     count = 0
-    try:
+    with in_mode(module, False):
         for batch in batches:
             count += 1
             value = loss(module, batch)
@@ -48,9 +47,6 @@ def collect_gradients(
                 if gradient is not None:
                     sums[id(parameter)] += gradient
                     squares[id(parameter)] += gradient.square()
-    finally:
-        for part, mode in training.items():
-            part.training = mode
     if not count:
         raise ValueError("gradients need at least one batch; none was given")
     return Context(

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from attar.prune.allocation import BudgetError, choose, smallest
+from attar.prune.capture import Example, in_mode, split_example
 from attar.prune.cost import CostModel
 from attar.prune.structure import Kept, Structure
 
@@ -36,13 +38,14 @@ class Latency:
         return f"{self.seconds * 1e3:.3g} ms (median of {self.repeats}, {spread}; batch {self.batch}, {threads})"
 
 
-def measure_latency(module: nn.Module, example: Any, batch: int = 1, threads: int = 1, repeats: int = 25) -> Latency:
+def measure_latency(
+    module: nn.Module, example: Example, batch: int = 1, threads: int = 1, repeats: int = 25
+) -> Latency:
     """Time the forward pass.
 
     Args:
         module: put into eval mode while it is measured; its mode is restored.
-        example: an input, or a tuple of positional inputs, whose first dimension is the batch; the first sample is
-            repeated.
+        example: a tensor, a tuple of arguments or a dict of keywords; of tensors, the first sample is repeated.
         batch: samples in the batch.
         threads: CPU threads to compute with; the process's setting is restored.
         repeats: timed passes, after a fifth as many untimed ones.
@@ -53,20 +56,16 @@ def measure_latency(module: nn.Module, example: Any, batch: int = 1, threads: in
     for name, value in (("batch", batch), ("threads", threads), ("repeats", repeats)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1")
-    inputs = tuple(_batched(part, batch) for part in (example if isinstance(example, tuple) else (example,)))
-    modes = {part: part.training for part in module.modules()}
+    arguments, keywords = tree_map(lambda leaf: _batched(leaf, batch), split_example(example))
     before = torch.get_num_threads()
-    module.eval()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode():
+        with in_mode(module, False), torch.inference_mode():
             for _ in range(max(2, repeats // 5)):
-                module(*inputs)
-            times = [_seconds(module, inputs) for _ in range(repeats)]
+                module(*arguments, **keywords)
+            times = [_seconds(module, arguments, keywords) for _ in range(repeats)]
     finally:
         torch.set_num_threads(before)
-        for part, mode in modes.items():
-            part.training = mode
     low, median, high = statistics.quantiles(times, n=4) if repeats > 1 else times * 3
     return Latency(median, low, high, batch, threads, repeats)
 
@@ -156,20 +155,20 @@ def _same(one: Kept, other: Kept) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[index], other[index]) for index in one)
 
 
-def _seconds(module: nn.Module, inputs: tuple[Any, ...]) -> float:
+def _seconds(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> float:
     """Wall-clock seconds of one pass, with the device's queue empty before and after."""
-    cuda = any(isinstance(part, torch.Tensor) and part.is_cuda for part in inputs)
+    cuda = any(isinstance(leaf, torch.Tensor) and leaf.is_cuda for leaf in tree_leaves((arguments, keywords)))
     if cuda:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    module(*inputs)
+    module(*arguments, **keywords)
     if cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def _batched(part: Any, batch: int) -> Any:
+def _batched(leaf: Any, batch: int) -> Any:
     """A tensor's first sample repeated `batch` times; anything without a batch dimension as it is."""
-    if isinstance(part, torch.Tensor) and part.dim():
-        return part[:1].expand(batch, *part.shape[1:]).contiguous()
-    return part
+    if isinstance(leaf, torch.Tensor) and leaf.dim():
+        return leaf[:1].expand(batch, *leaf.shape[1:]).contiguous()
+    return leaf
