@@ -115,6 +115,6 @@ def _check_networks(session: Session) -> None:
             raise RecipeError(f"{place}.weights = {network.weights!r}: there is no such file")
     if recipe.prune is not None:
         try:
-            make_pruner(session, session.build(recipe.student)).check(recipe.prune.budget)
+            make_pruner(session, session.build(recipe.student)).minimum(recipe.prune.budget)
         except ValueError as error:
             raise RecipeError(f"prune: {error}") from None
