@@ -261,7 +261,7 @@ def test_debian_package(mine: Path, alone: Path, fashion: ImageData, monkeypatch
     script = tools / "apt-get"
     script.write_text(
         f'#!/bin/sh\necho "$@" >> {tools}/calls\ncase "$*" in\n'
-        f"*lists*update) touch {tools}/updated;;\n"
+        f"*lists*update) touch {tools}/updated; echo 'E: one source of many is down'; exit 100;;\n"
         f"*lists*download*) [ -e {tools}/updated ] && cp {archive} .;;\n"
         '*) echo "E: Unable to locate package" >&2; exit 100;;\nesac\n'
     )

@@ -78,15 +78,26 @@ def debian_package(name: str, scratch: Path, progress: Progress | None = None) -
     try:
         _apt(["download", name], options, scratch, progress)
     except FetchError:
-        options += _private_lists(scratch)
-        _apt(["update"], options, scratch, progress)
-        _apt(["download", name], options, scratch, progress)
+        _download_with_fresh_lists(name, [*options, *_private_lists(scratch)], scratch, progress)
     archives = sorted(scratch.glob(f"{name}_*.deb"))
     if not archives:
         raise FetchError(f"Debian's package {name}: apt-get download left no file")
     tree = scratch / "tree"
-    _run(["dpkg-deb", "-x", str(archives[0]), str(tree)], scratch, _silent)
+    _run(["dpkg-deb", "-x", str(archives[0]), str(tree)], f"dpkg-deb -x {archives[0].name}", scratch, _silent)
     return tree
+
+
+def _download_with_fresh_lists(name: str, options: list[str], scratch: Path, progress: Progress | None) -> None:
+    """An update that fails is no reason to stop: it may be for a source that does not have the package anyway."""
+    complaint: FetchError | None = None
+    try:
+        _apt(["update"], options, scratch, progress)
+    except FetchError as error:
+        complaint = error
+    try:
+        _apt(["download", name], options, scratch, progress)
+    except FetchError as error:
+        raise FetchError(f"{complaint}; {error}" if complaint else str(error)) from error
 
 
 def _private_lists(scratch: Path) -> list[str]:
@@ -96,7 +107,7 @@ def _private_lists(scratch: Path) -> list[str]:
         (scratch / folder / "partial").mkdir(parents=True, exist_ok=True)
         options += ["-o", f"{key}={scratch / folder}"]
     (scratch / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
-    return [*options, "-o", "Debug::NoLocking=1"]
+    return [*options, "-o", "Debug::NoLocking=1", "-o", "APT::Update::Error-Mode=any"]
 
 
 def _apt(arguments: list[str], options: list[str], scratch: Path, progress: Progress | None) -> None:
@@ -105,7 +116,7 @@ def _apt(arguments: list[str], options: list[str], scratch: Path, progress: Prog
     def watch(seconds: float) -> None:
         pace(f"apt-get {' '.join(arguments)}: {seconds:.0f} s, {_size(scratch) / 1e6:.1f} MB", None)
 
-    _run(["apt-get", *options, *arguments], scratch, watch)
+    _run(["apt-get", *options, *arguments], f"apt-get {' '.join(arguments)}", scratch, watch)
 
 
 def _size(folder: Path) -> int:
@@ -122,8 +133,8 @@ def _silent(seconds: float) -> None:
     pass
 
 
-def _run(command: list[str], folder: Path, watch: Callable[[float], None]) -> None:
-    """Runs a command in the folder, calling `watch` each second. Raises FetchError with its last words."""
+def _run(command: list[str], title: str, folder: Path, watch: Callable[[float], None]) -> None:
+    """Runs a command in the folder, calling `watch` each second. Raises FetchError with its title and last words."""
     log = folder / "command.log"
     start = time.monotonic()
     with log.open("wb") as output:
@@ -132,12 +143,12 @@ def _run(command: list[str], folder: Path, watch: Callable[[float], None]) -> No
                 command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
         except OSError as error:
-            raise FetchError(f"{command[0]} cannot be run: {error}") from error
+            raise FetchError(f"{title} cannot be run: {error}") from error
         try:
             while process.poll() is None:
                 seconds = time.monotonic() - start
                 if seconds > APT_SECONDS:
-                    raise FetchError(f"{' '.join(command)}: not done in {APT_SECONDS:.0f} s")
+                    raise FetchError(f"{title}: not done in {APT_SECONDS:.0f} s")
                 try:
                     process.wait(1.0)
                 except subprocess.TimeoutExpired:
@@ -149,4 +160,4 @@ def _run(command: list[str], folder: Path, watch: Callable[[float], None]) -> No
     if process.returncode != 0:
         lines = log.read_text(errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith(("E:", "Err"))] or lines
-        raise FetchError(f"{' '.join([command[0], command[-1]])} failed: {' '.join(errors[-2:])[:400]}")
+        raise FetchError(f"{title} failed: {' '.join(errors[-2:])[:400]}")
