@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +13,12 @@ from torch import nn
 
 from attar.prune.allocation import choose, smallest
 from attar.prune.capture import Example, named_tensors
-from attar.prune.cost import costs
+from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
-from attar.prune.proof import TOLERANCE, ProofError, mask_tensors, output, proving_copy, random_call, relative_error
+from attar.prune.attributes import joined, mended_attributes
+from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
+from attar.prune.shipped import ship
 from attar.prune.structure import Axis, Group, Kept, Member, Structure, Term
 from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
 from attar.recipe.budget import Budget
@@ -87,9 +90,14 @@ class Pruner:
         self.coupled = couple_model(model, example_inputs, protect, policy)
         self.original = self.coupled.structure
         self.structure = self.original
+        self.costs = CostModel(self.original)
         self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
         self._attributes = plain_attributes(model)
         self._original_cost = self.cost()
+        self.mode = "module"
+        """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
+        self.why_graph = ""
+        """Why the network's own code could not follow the last cut."""
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -103,7 +111,7 @@ class Pruner:
 
     def cost(self) -> Cost:
         """What the network costs now."""
-        return Cost(**costs(self.structure))
+        return Cost(**self.costs.cost())
 
     def widths(self) -> dict[str, int]:
         """Units of each group now, for groups that may be cut."""
@@ -150,9 +158,10 @@ class Pruner:
         structure = shrunk(self.structure, kept)
         indices = kept_indices(self.structure, kept)
         masks = merged_masks(self.masks, kept)
-        error = self._prove(indices, masks) if self.prove and indices else 0.0
-        self._apply(self.model, indices, masks)
-        self.structure, self.masks = structure, masks
+        error, mode = self._prove(indices, masks) if self.prove and indices else (0.0, self.mode)
+        self._apply(self.model, indices, masks, mode)
+        self.mode = mode
+        self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
         return Cut(removed, widths, indices, error, before, self.cost(), self._notes(removed))
@@ -181,12 +190,13 @@ class Pruner:
             if not bool(mask.all()):
                 kept[names[name]] = mask.to("cpu", torch.bool)
         indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
-        self._apply(self.model, indices, masks)
+        self._apply(self.model, indices, masks, self.mode)
         self.structure, self.masks = shrunk(self.original, kept), masks
+        self.costs = self.costs.cut(kept, self.structure)
 
     def _settings(self) -> dict[str, Any]:
-        whole = {i: _row_length(group) for i, group in enumerate(self.original.groups)}
-        return {"original": whole, "floors": self.floors, "round_to": self.round_to}
+        whole = {i: group.size for i, group in enumerate(self.original.groups)}
+        return {"original": whole, "floors": self.floors, "round_to": self.round_to, "model": self.costs}
 
     def _notes(self, removed: Mapping[str, int]) -> tuple[str, ...]:
         mixing = [
@@ -194,35 +204,40 @@ class Pruner:
         ]
         return (*mixing, *self.reports)
 
-    def _apply(self, model: nn.Module, indices: Indices, masks: Kept) -> None:
+    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, mode: str) -> None:
+        """Cut a module of the present shapes. Everything that can fail comes before the first change."""
         shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, cuts in indices.items():
             for dim, index in cuts:
                 shapes[name][dim] = len(index)
         by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
+        left = self.coupled.label_kept(masks)
         attributes = layer_attributes(model, by_alias, self._attributes)
+        if mode == "graph":
+            ship(model, self.coupled.walks, left)
+        else:
+            attributes = joined(mended_attributes(self.coupled.walks, left, self._attributes), attributes)
         cut_tensors(model, indices)
         set_attributes(model, attributes)
 
-    @torch.no_grad()
-    def _prove(self, indices: Indices, masks: Kept) -> float:
-        twin = proving_copy(self.model)
-        device = next(iter(named_tensors(twin).values())).device
-        captured = self.coupled.captured
-        call = random_call(captured.arguments, captured.keywords, device)
-        small = proving_copy(self.model)
-        mask_tensors(twin, indices)
-        self._apply(small, indices, masks)
-        error = relative_error(output(twin, call), output(small, call))
-        if not error <= TOLERANCE:
-            raise ProofError(
-                f"the cut was not done: the cut network differs from the masked one by {error:.2e} (relative)"
-            )
-        return error
-
-
-def _row_length(group: Group) -> int:
-    return group.size if group.row is None else int((group.row == group.row[0]).sum())
+    def _prove(self, indices: Indices, masks: Kept) -> tuple[float, str]:
+        """(relative error, whether the user's own code or the graph runs the cut network)."""
+        with double_precision():
+            proof = Proof(self.model, self.coupled, self.masks, masks, indices)
+            problems = []
+            for mode in ("module", "graph") if self.mode == "module" else ("graph",):
+                try:
+                    small = copy.deepcopy(proof.twin)
+                    self._apply(small, indices, masks, mode)
+                    error = proof.error(small)
+                except Exception as problem:
+                    problems.append(f"{mode}: {type(problem).__name__}: {problem}")
+                    continue
+                if error <= TOLERANCE:
+                    self.why_graph = "; ".join(problems)
+                    return error, mode
+                problems.append(f"{mode}: differs by {error:.2e} (relative)")
+        raise ProofError("the cut was not done, as the cut network is not the masked one; " + "; ".join(problems))
 
 
 def kept_indices(structure: Structure, kept: Kept) -> Indices:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from attar.prune.capture import in_mode, named_tensors
+from attar.prune.coupling import Coupled
+from attar.prune.masked import Masked, spread, widened
+from attar.prune.structure import Kept
 from attar.prune.surgery import Indices
 
 TOLERANCE = 1e-10
@@ -46,15 +53,72 @@ def random_call(arguments: Any, keywords: Any, device: torch.device, seed: int =
     return tree_map(fresh, (arguments, keywords))
 
 
-def mask_tensors(model: nn.Module, indices: Indices) -> None:
-    """Zero what a cut would remove: the slices that make the removed units and those that read them."""
+class _Wide(TorchDispatchMode):
+    """Casts to smaller floating types become casts to float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **{key: widened(item) for key, item in (kwargs or {}).items()})
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """New floating tensors are float64 inside, and code that casts down does not."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), _Wide(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Proof:
+    """One cut to be proved: the masked original's answer, which every candidate must give.
+
+    Args:
+        model: the network as it is now.
+        before, after: masks over the units as captured, now and after the cut.
+        indices: the cut, in the shapes of now.
+    """
+
+    def __init__(self, model: nn.Module, coupled: Coupled, before: Kept, after: Kept, indices: Indices) -> None:
+        self.twin = proving_copy(model)
+        """The float64 network that candidates are cut from."""
+        self._after, self._coupled = after, coupled
+        device = next(iter(named_tensors(self.twin).values())).device
+        captured = coupled.captured
+        self._call = random_call(captured.arguments, captured.keywords, device)
+        self._full = full_tensors(self.twin, coupled, before)
+        self._expected = self._masked(0)
+
+    def error(self, small: nn.Module) -> float:
+        """Relative error of a cut copy of `twin`; infinite where the modes' outputs differ in shape."""
+        error = relative_error(self._expected, output(small, self._call))
+        if error <= TOLERANCE and self._coupled.captured.training is not None:
+            with in_mode(small, True):
+                small(*self._call[0], **self._call[1])
+        return error
+
+    def _masked(self, graph: int) -> list[torch.Tensor]:
+        left = self._coupled.label_kept(self._after)
+        return Masked(self._coupled.walks[graph], left, self._full).answer(tree_leaves(self._call))
+
+
+def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, torch.Tensor]:
+    """Parameters and buffers in the shapes of the network as captured, zeros where earlier cuts took something."""
     tensors = named_tensors(model)
-    with torch.no_grad():
-        for name, cuts in indices.items():
-            for dim, index in cuts:
-                gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
-                gone[index] = False
-                tensors[name].index_fill_(dim, torch.nonzero(gone)[:, 0].to(tensors[name].device), 0)
+    lost: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    for (name, dim), (group, unit) in coupled.places.items():
+        left = torch.ones(len(group), dtype=torch.bool)
+        for number in set(group[group >= 0].tolist()):
+            mine = torch.from_numpy(group == number)
+            left[mine] = masks[number][torch.from_numpy(unit)[mine]]
+        if not bool(left.all()):
+            lost.setdefault(name, []).append((dim, torch.nonzero(left)[:, 0]))
+            shapes[name][dim] = len(left)
+    first = {name: spread(t.detach(), tuple(shapes[name]), lost.get(name, [])) for name, t in tensors.items()}
+    return {alias: first[name] for alias, name in coupled.captured.aliases.items()}
 
 
 @torch.no_grad()

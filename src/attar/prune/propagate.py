@@ -287,7 +287,7 @@ def _moved(labels: Labels, call: Call) -> Any:
     if call.name in EQUAL_PARTS:
         place = 2 if call.name in ("split", "chunk", "tensor_split", "split_with_sizes") else 1
         balance_parts(labels, found, call.get(place, "dim", 0))
-    many = "Tensor[]" in str(getattr(call.target, "_schema", "")).rpartition("->")[2]
+    many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
 
 

@@ -1,0 +1,185 @@
+"""The captured original with the removed units masked: what a cut network must compute.
+
+Every value is multiplied by the mask of its labels. Operations that mix units (norms, softmax, means, maxima over them) see the
+kept units only: these are gathered, the operation is run, its result is put back between zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from attar.prune.labels import Plane, Value
+from attar.prune.propagate import Walk
+from attar.prune.rules import ADDITIVE, Call
+
+IDENTITY = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
+REDUCTIONS = frozenset(
+    ["mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "median"]
+)
+SOFT = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
+NORMS = frozenset({"layer_norm", "rms_norm"})
+
+
+class Masked(torch.fx.Interpreter):
+    """Runs a captured graph with the labels in `left` (bool, by label) kept and all others masked.
+
+    Args:
+        tensors: every parameter and buffer by name, in the shapes of the network as captured.
+    """
+
+    def __init__(self, walk: Walk, left: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        super().__init__(walk.graph.module, garbage_collect_values=True)
+        self.walk, self.left, self.tensors = walk, left, tensors
+
+    def answer(self, leaves: list[Any]) -> list[torch.Tensor]:
+        """The outputs for the flattened example inputs."""
+        inputs = iter(leaves)
+        arguments = []
+        for node in self.walk.graph.module.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.name in self.walk.graph.tensors:
+                arguments.append(self.tensors[self.walk.graph.tensors[node.name]].clone())
+            elif node.name in self.walk.graph.constants:
+                constant = self.walk.graph.constants[node.name]
+                arguments.append(constant.double() if constant.is_floating_point() else constant.clone())
+            elif node.name in self.walk.graph.inputs:
+                arguments.append(next(inputs))
+            else:
+                arguments.append(None)
+        return [out for out in self.run(*arguments) if isinstance(out, torch.Tensor)]
+
+    def run_node(self, node: torch.fx.Node) -> Any:
+        call = self.walk.calls.get(node)
+        if node.op == "placeholder":
+            return self._masked(super().run_node(node), self.walk.values[node])
+        if node.op != "call_function" or call is None:
+            return super().run_node(node)
+        args, kwargs = self.fetch_args_kwargs_from_env(node)
+        if call.name in IDENTITY:
+            return args[0]
+        kwargs = {key: widened(item) for key, item in kwargs.items()}
+        args = tuple(widened(item) for item in args)
+        special = self._mixed(node, call, list(args), kwargs)
+        result = special if special is not None else node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._masked(result, self.walk.values[node])
+
+    def _masked(self, result: Any, value: Any) -> Any:
+        if isinstance(result, list | tuple) and isinstance(value, list):
+            return type(result)(self._masked(r, v) for r, v in zip(result, value))
+        if isinstance(result, torch.Tensor) and isinstance(value, Value) and result.is_floating_point():
+            for plane in value.planes:
+                mask = self.left[plane.ids]
+                if not bool(mask.all()):
+                    result = result * mask
+        return result
+
+    def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The result of an operation that mixes units, over the kept ones; None if this one does not."""
+        value = call.args[0] if call.args and isinstance(call.args[0], Value) else None
+        if value is None or call.name in ADDITIVE:
+            return None
+        if call.name in SOFT:
+            return self._within(value, [call.get(1, "dim") % len(value.shape)], args, kwargs, node, back=True)
+        if call.name in NORMS:
+            return self._layer_norm(value, call, args, kwargs, node)
+        if call.name == "group_norm" and value.shape[1] > call.args[1]:
+            return self._group_norm(value, call, args, kwargs, node)
+        if call.name in REDUCTIONS:
+            dims = call.get(1, "dim")
+            rank = len(value.shape)
+            dims = list(range(rank)) if dims is None or dims == [] or isinstance(dims, bool) else dims
+            return self._within(value, [d % rank for d in ([dims] if isinstance(dims, int) else dims)], args, kwargs, node)
+        return None
+
+    def _lost(self, value: Value, dims: Any) -> list[Plane]:
+        return [p for p in value.planes if p.cut in dims and not bool(self.left[p.ids].all())]
+
+    def _within(
+        self, value: Value, dims: list[int], args: list[Any], kwargs: dict[str, Any], node: torch.fx.Node, back: bool = False
+    ) -> Any:
+        planes = self._lost(value, dims)
+        if not planes:
+            return None
+        picked = [(plane, self._places(plane)) for plane in planes]
+        for plane, places in picked:
+            args[0] = gather(args[0], plane.cut, places)
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        if back:
+            for plane, places in reversed(picked):
+                result = scatter(result, plane.cut, places, value.shape[plane.cut])
+        return result
+
+    def _layer_norm(
+        self, value: Value, call: Call, args: list[Any], kwargs: dict[str, Any], node: torch.fx.Node
+    ) -> Any:
+        start = len(value.shape) - len(call.args[1])
+        planes = self._lost(value, range(start, len(value.shape)))
+        if not planes:
+            return None
+        shape = list(call.args[1])
+        for plane in planes:
+            places = self._places(plane)
+            args[0] = gather(args[0], plane.cut, places)
+            shape[plane.cut - start] = places.shape[plane.cut]
+            for number in (2, 3):
+                if len(args) > number and args[number] is not None:
+                    args[number] = args[number].index_select(plane.cut - start, self._line(plane))
+        args[1] = shape
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        for plane in reversed(planes):
+            result = scatter(result, plane.cut, self._places(plane), value.shape[plane.cut])
+        return result
+
+    def _group_norm(
+        self, value: Value, call: Call, args: list[Any], kwargs: dict[str, Any], node: torch.fx.Node
+    ) -> Any:
+        planes = self._lost(value, (1,))
+        if not planes:
+            return None
+        places, line = self._places(planes[0]), self._line(planes[0])
+        args[0] = gather(args[0], 1, places)
+        for number in (2, 3):
+            if len(args) > number and args[number] is not None:
+                args[number] = args[number][line]
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        return scatter(result, 1, places, value.shape[1])
+
+    def _places(self, plane: Plane) -> torch.Tensor:
+        """Kept indices along `cut`, int64, of the plane's shape with the kept count on `cut`."""
+        mask = self.left[plane.ids].movedim(plane.cut, -1)
+        count = int(mask.reshape(-1, mask.shape[-1])[0].sum())
+        places = torch.nonzero(mask.reshape(-1, mask.shape[-1]))[:, 1]
+        return places.reshape(*mask.shape[:-1], count).movedim(-1, plane.cut)
+
+    def _line(self, plane: Plane) -> torch.Tensor:
+        """Kept indices along `cut`; norms' weights have no rows, so all rows keep the same."""
+        return self._places(plane).movedim(plane.cut, -1).reshape(-1, self._places(plane).shape[plane.cut])[0]
+
+
+def gather(tensor: torch.Tensor, dim: int, places: torch.Tensor) -> torch.Tensor:
+    """Elements at `places` along `dim`; `places` is one long on dimensions that it does not depend on."""
+    shape = [places.shape[d] if d == dim else size for d, size in enumerate(tensor.shape)]
+    return tensor.gather(dim, places.expand(shape))
+
+
+def scatter(tensor: torch.Tensor, dim: int, places: torch.Tensor, length: int) -> torch.Tensor:
+    """The inverse of `gather`: zeros elsewhere."""
+    shape = [length if d == dim else size for d, size in enumerate(tensor.shape)]
+    return tensor.new_zeros(shape).scatter(dim, places.expand(tensor.shape), tensor)
+
+
+def widened(item: Any) -> Any:
+    """Floating types as float64, so that casts in the graph keep the proof's precision."""
+    return torch.float64 if item in (torch.float32, torch.float16, torch.bfloat16) and isinstance(item, torch.dtype) else item
+
+
+def spread(tensor: torch.Tensor, shape: tuple[int, ...], cuts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """A cut tensor back in its original shape, zeros where indices went."""
+    for dim, index in cuts:
+        full = list(tensor.shape)
+        full[dim] = shape[dim]
+        tensor = tensor.new_zeros(full).index_copy(dim, index.to(tensor.device), tensor)
+    return tensor

@@ -1,0 +1,228 @@
+"""The captured graph of a cut network: the original's, with every size in it written anew from the labels that are left."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from attar.prune.labels import Plane, Value
+from attar.prune.making import MAKERS
+from attar.prune.movement import MOVES
+from attar.prune.propagate import Walk
+from attar.prune.rules import Call
+
+aten = torch.ops.aten
+
+
+class RewriteError(ValueError):
+    """An operation's sizes cannot be written anew; the message names it."""
+
+
+class Rewriter:
+    """New arguments for the operations of one graph, given the labels that are left (bool, by label)."""
+
+    def __init__(self, walk: Walk, left: torch.Tensor) -> None:
+        self.walk, self.left = walk, left
+
+    def graph(self) -> torch.fx.Graph:
+        """A new graph with the same names; parameters are still its placeholders."""
+        old, new = self.walk.graph.module.graph, torch.fx.Graph()
+        places: dict[torch.fx.Node, torch.fx.Node] = {}
+        for node in old.nodes:
+            copy = new.node_copy(node, lambda n: places[n])
+            call = self.walk.calls.get(node)
+            if call is not None and self._touched(node, call):
+                self._rewrite(node, copy, call)
+            places[node] = copy
+        return new
+
+    def length(self, value: Value, dim: int) -> int:
+        """Elements left along a dimension."""
+        plane = value.plane(dim)
+        return value.shape[dim] if plane is None else self.count(plane)
+
+    def count(self, plane: Plane) -> int:
+        counts = self.left[plane.row_matrix()].sum(1)
+        if bool((counts != counts[0]).any()):
+            raise RewriteError("rows keep different numbers of units")
+        return int(counts[0])
+
+    def line(self, plane: Plane) -> torch.Tensor:
+        """bool (length,): what is left along the plane, which must have no rows."""
+        mask = self.left[plane.row_matrix()]
+        if bool((mask != mask[0]).any()):
+            raise RewriteError("rows keep different units")
+        return mask[0]
+
+    def _touched(self, node: torch.fx.Node, call: Call) -> bool:
+        """Whether anything that goes in or comes out of the operation lost elements."""
+        out = self.walk.values[node]
+        values = [*call.values, *(out if isinstance(out, list) else [out])]
+        return any(not bool(self.left[p.ids].all()) for v in values if isinstance(v, Value) for p in v.planes)
+
+    def _sizes(self, value: Value, sizes: list[Any]) -> list[Any]:
+        """Size arguments of an operation that makes `value`: numbers anew, free sizes and -1 as they are."""
+        extra = len(value.shape) - len(sizes)
+        return [
+            self.length(value, dim + extra) if isinstance(size, int) and size != -1 else size
+            for dim, size in enumerate(sizes)
+        ]
+
+    def _rewrite(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call) -> None:
+        out = self.walk.values[node]
+        args, name = list(copy.args), call.name
+        if name in ("view", "_unsafe_view", "reshape", "expand", "repeat"):
+            self._resized(node, copy, call, out)
+            return
+        if name in MAKERS:
+            place = 1 if name.startswith("new_") else 0
+            args[place] = self._sizes(out, list(args[place]))
+            copy.args = tuple(args)
+        elif name == "unflatten":
+            start = args[1] % len(call.args[0].shape)
+            args[2] = [
+                self.length(out, start + number) if isinstance(size, int) and size != -1 else size
+                for number, size in enumerate(args[2])
+            ]
+            copy.args = tuple(args)
+        elif name in ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+            self._convolution(copy, call)
+        elif name in ("layer_norm", "rms_norm"):
+            start = len(out.shape) - len(args[1])
+            args[1] = [self.length(out, start + number) for number in range(len(args[1]))]
+            copy.args = tuple(args)
+        elif name == "group_norm":
+            if call.args[0].shape[1] == call.args[1]:
+                args[1] = self.length(call.args[0], 1)
+            copy.args = tuple(args)
+        elif name == "scaled_dot_product_attention":
+            if call.kwargs.get("scale") is None:
+                copy.kwargs = {**copy.kwargs, "scale": 1 / math.sqrt(call.args[0].shape[-1])}
+        elif name in ("pad", "constant_pad_nd"):
+            self._pad(copy, call)
+        elif name in MOVES:
+            self._moved(node, copy, call, out)
+        elif name == "index":
+            self._index(call)
+
+    def _resized(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Value) -> None:
+        args = list(copy.args)
+        if call.name == "repeat":
+            value = call.args[0]
+            extra = len(out.shape) - len(value.shape)
+            old = [1] * extra + [self.length(value, d) for d in range(len(value.shape))]
+            args[1] = [
+                self.length(out, d) // old[d] if isinstance(times, int) and out.plane(d) else times
+                for d, times in enumerate(args[1])
+            ]
+        else:
+            args[1] = self._sizes(out, list(args[1]))
+        copy.args = tuple(args)
+
+    def _convolution(self, copy: torch.fx.Node, call: Call) -> None:
+        groups = call.get(6, "groups", 1)
+        if groups == 1:
+            return
+        value, weight = call.args[:2]
+        channels = self.length(value, len(value.shape) - len(weight.shape) + 1)
+        if "transpose" not in call.name:
+            groups = channels // self.length(weight, 1)
+        elif weight.shape[0] == groups:
+            groups = channels
+        if len(copy.args) > 6:
+            copy.args = (*copy.args[:6], groups, *copy.args[7:])
+        else:
+            copy.kwargs = {**copy.kwargs, "groups": groups}
+
+    def _pad(self, copy: torch.fx.Node, call: Call) -> None:
+        value, widths = call.args[0], list(copy.args[1])
+        rank = len(value.shape)
+        out = next(v for n, v in self.walk.values.items() if n.name == copy.name)
+        for number in range(len(widths) // 2):
+            dim = rank - 1 - number
+            plane = out.plane(dim)
+            if plane is None or not isinstance(widths[2 * number], int) or not isinstance(widths[2 * number + 1], int):
+                continue
+            before, after = widths[2 * number], widths[2 * number + 1]
+            if before < 0 or after < 0:
+                line = self.line(value.plane(dim))  # type: ignore[arg-type]
+                widths[2 * number] = -int(line[: max(-before, 0)].sum())
+                widths[2 * number + 1] = -int(line[len(line) - max(-after, 0) :].sum())
+            else:
+                line = self.line(plane)
+                widths[2 * number] = int(line[:before].sum())
+                widths[2 * number + 1] = int(line[len(line) - after :].sum()) if after else 0
+        copy.args = (copy.args[0], widths, *copy.args[2:])
+
+    def _moved(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Any) -> None:
+        value, name = call.args[0], call.name
+        rank = len(value.shape)
+        if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
+            dim = call.get(2, "dim", 0) % rank
+            if value.plane(dim) is not None:
+                copy.target = aten.split_with_sizes.default
+                copy.args, copy.kwargs = (copy.args[0], [self.length(part, dim) for part in out], dim), {}
+        elif name in ("slice", "narrow"):
+            if value.plane(call.get(1, "dim", 0) % rank) is not None:
+                self._picked(copy, call, value, call.get(1, "dim", 0) % rank)
+        elif name == "roll":
+            cut = [d % rank for d in call.get(2, "dims", []) if value.plane(d % rank) is not None]
+            if cut and len(call.get(2, "dims", [])) > 1:
+                raise RewriteError("roll along units and other dimensions at once")
+            if cut:
+                self._picked(copy, call, value, cut[0])
+        elif name == "repeat_interleave" and len(call.args) > 2 and value.plane(call.args[2] % rank) is not None:
+            self._ordered(call, value)
+        elif name == "unfold" and value.plane(call.args[1] % rank) is not None:
+            raise RewriteError(f"{name} along units")
+        self._check(call, value, out)
+
+    def _picked(self, copy: torch.fx.Node, call: Call, value: Value, dim: int) -> None:
+        """Slices and rolls of a dimension that lost elements: the runs of what stays, joined."""
+        line = self.line(value.plane(dim))  # type: ignore[arg-type]
+        number = torch.cumsum(line, 0) - 1
+        shape = [-1 if d == dim else 1 for d in range(len(value.shape))]
+        order = torch.arange(len(line)).view(shape).expand([n if d == dim else 1 for d, n in enumerate(value.shape)])
+        moved = call.target(order, *call.args[1:], **call.kwargs).reshape(-1)
+        index = number[moved[line[moved]]]
+        source = copy.args[0]
+        if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
+            copy.target = aten.slice.Tensor
+            copy.args, copy.kwargs = (source, dim, int(index[0]), int(index[0]) + len(index)), {}
+            return
+        with copy.graph.inserting_before(copy):
+            parts = [
+                copy.graph.call_function(aten.slice.Tensor, (source, dim, start, end))
+                for start, end in _runs(index.tolist())
+            ]
+        copy.target = aten.cat.default
+        copy.args, copy.kwargs = (parts, dim), {}
+
+    def _ordered(self, call: Call, value: Value) -> None:
+        if isinstance(call.args[1], Value):
+            raise RewriteError(f"{call.name} with a list of repeats along units")
+
+    def _index(self, call: Call) -> None:
+        for dim, picked in enumerate(call.args[1]):
+            plane = call.args[0].plane(dim)
+            if picked is not None and plane is not None and not bool(self.left[plane.ids].all()):
+                raise RewriteError("index along units")
+
+    def _check(self, call: Call, value: Value, out: Any) -> None:
+        """Every result has rows of one length; `count` raises where they do not."""
+        for part in out if isinstance(out, list) else [out]:
+            for plane in part.planes:
+                self.count(plane)
+
+
+def _runs(index: list[int]) -> list[tuple[int, int]]:
+    """A list of numbers as runs of consecutive ones, (start, end) each."""
+    runs: list[tuple[int, int]] = []
+    for number in index:
+        if runs and runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], number + 1)
+        else:
+            runs.append((number, number + 1))
+    return runs
