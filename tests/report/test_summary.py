@@ -9,6 +9,7 @@ from torchvision_ops import define_missing_operators
 
 import attar
 from attar.models import build
+from attar.prune import count_macs
 from attar.report import summary
 
 define_missing_operators()
@@ -78,6 +79,12 @@ def test_macs_and_params_against_an_independent_count(name, arguments, size):
     assert found.macs == convolution_and_linear_macs(model, torch.zeros(1, *size))
     assert found.macs == sum(layer.macs for layer in found.layers) and not found.rest
     assert found.params == sum(layer.params for layer in found.layers) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name, arguments", [("resnet20", {"widths": (9, 19, 39)}), ("resnet50", {"stem": "imagenet"})])
+def test_macs_are_those_of_the_engine(name, arguments):
+    model = build(name, **arguments).eval()
+    assert summary(model, (1, 28, 28)).macs == count_macs(model, torch.zeros(1, 1, 28, 28))
 
 
 def test_macs_of_attention_are_counted():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from torch import nn
 
 from attar.artifact.errors import ArtifactError
 from attar.artifact.manifest import VERSION, check_version
@@ -117,6 +118,14 @@ class Description:
             counts=read_figures(data["counts"], "counts", COUNTS),
             versions=read_versions(data["versions"]),
         )
+
+
+def description_of(model: nn.Module) -> Description:
+    """What `load` attached; raises ArtifactError where it did not."""
+    description = getattr(model, "artifact", None)
+    if not isinstance(description, Description):
+        raise ArtifactError("the network carries no description of an artifact: load it with attar.load")
+    return description
 
 
 def read_builder(data: Any) -> BuilderSpec:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from attar.artifact.description import Description
+from attar.artifact.description import description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.replay import logits_of
+from attar.artifact.views import Runner
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Evaluation:
         return self.correct / self.images
 
 
-def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch: int = 256) -> Evaluation:
+def evaluate(model: nn.Module | Runner, images: torch.Tensor, labels: torch.Tensor, batch: int = 256) -> Evaluation:
     """Run a loaded artifact on raw images with known classes.
 
     Args:
-        model: as `load` returns it.
+        model: as `load` or `open_view` returns it.
         images: uint8 (N, C, H, W), pixels 0..255.
         labels: int (N,), class numbers.
         batch: images at a time.
@@ -44,21 +45,15 @@ def evaluate(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch
     return Evaluation(int((predictions == labels.cpu()).sum()), len(images), predictions)
 
 
-def predict(model: nn.Module, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
-    """Probabilities, float32 (N, classes), of a loaded artifact for raw images uint8 (N, C, H, W)."""
+def predict(model: nn.Module | Runner, images: torch.Tensor, batch: int = 256) -> torch.Tensor:
+    """Probabilities, float32 (N, classes), of a loaded artifact or an opened view, for raw uint8 (N, C, H, W)."""
     return torch.cat([logits.softmax(1) for logits in logits_in_batches(model, images, batch)])
 
 
-def logits_in_batches(model: nn.Module, images: torch.Tensor, batch: int) -> Iterator[torch.Tensor]:
+def logits_in_batches(model: nn.Module | Runner, images: torch.Tensor, batch: int) -> Iterator[torch.Tensor]:
     """float32 (<= batch, classes) for one batch of raw images after another."""
-    description = description_of(model)
-    for some in images.split(batch):
-        yield logits_of(model, description.input, some)
-
-
-def description_of(model: nn.Module) -> Description:
-    """What `load` attached; raises ArtifactError where it did not."""
-    description = getattr(model, "artifact", None)
-    if not isinstance(description, Description):
-        raise ArtifactError("the network carries no description of an artifact: load it with attar.load")
-    return description
+    if isinstance(model, nn.Module):
+        description = description_of(model)
+        yield from (logits_of(model, description.input, some) for some in images.split(batch))
+    else:
+        yield from (model(some) for some in images.split(batch))

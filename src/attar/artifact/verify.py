@@ -3,16 +3,20 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from attar.artifact.description import Description
+from attar.artifact.description import Description, description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import GOLDEN, OWN, WEIGHTS, load
 from attar.artifact.manifest import Entry, check_file, read_file, read_manifest, unlisted
+from attar.artifact.pt2_view import check_program
 from attar.artifact.replay import count, difference, exceeded, golden_logits
+from attar.artifact.runners import open_view
+from attar.artifact.views import INT8, ONNX, PT2, View, replay_view
 from attar.artifact.weights import from_bytes
 
 
@@ -50,10 +54,17 @@ def verify(
     *,
     builder: Callable[..., nn.Module] | None = None,
     allow: Collection[str] = (),
+    run_programs: bool = False,
 ) -> Verification:
     """Check a folder: hashes, no foreign files, loading, counts made anew, the budget, and the golden batch replayed.
 
-    Never raises for what is wrong with the folder: that is a failed check. `builder` and `allow` are those of `load`.
+    Never raises for what is wrong with the folder: that is a failed check. Views in ONNX replay the golden batch where
+    onnxruntime is installed; a `.pt2` is looked through for code, and run only on demand.
+
+    Args:
+        path: the artifact's folder.
+        builder, allow: those of `load`.
+        run_programs: run `model.pt2` too; for artifacts of your own, since torch's loader was not made for others'.
     """
     checks = Checks()
     folder = Path(path)
@@ -64,15 +75,39 @@ def verify(
         checks.run(f"file {name}", partial(checked, folder, files, name))
     checks.run("no other files", lambda: none_unlisted(folder, files))
     model = checks.run("loads", lambda: load(folder, builder=builder, allow=allow))
-    if model is None:
-        return checks.done()
-    description = model.artifact
-    assert isinstance(description, Description)
+    if model is not None:
+        check_model(checks, folder, files, model)
+    for name in (ONNX, INT8, PT2):
+        if name in files:
+            checks.run(f"view {name}", partial(check_view, folder, files, name, run_programs), str)
+    return checks.done()
+
+
+def check_model(checks: "Checks", folder: Path, files: dict[str, Entry], model: nn.Module) -> None:
+    """Counts, budget and golden batch of the network as loaded."""
+    description = description_of(model)
     counts = checks.run("counts", lambda: recount(model, description, files[WEIGHTS].bytes), figures)
     if counts is not None:
         checks.run("budget", lambda: within(counts, description), figures)
     checks.run("golden batch", lambda: replay(folder, files, model, description), str)
-    return checks.done()
+
+
+def check_view(folder: Path, files: dict[str, Entry], name: str, run_programs: bool) -> "View | str":
+    """Replay the golden batch with a view, as far as it is safe and possible here."""
+    content = read_file(folder, files, name)
+    if name == PT2 and not run_programs:
+        check_program(content)
+        return "holds tensors and tensor operations only; not run"
+    if name != PT2 and find_spec("onnxruntime") is None:
+        raise Skipped("onnxruntime is not installed")
+    view = replay_view(folder, name, len(content), open_view(folder, name))
+    if not view.agrees:
+        raise ArtifactError(str(view))
+    return view
+
+
+class Skipped(Exception):
+    """A check that cannot be made here."""
 
 
 class Checks:
@@ -87,6 +122,9 @@ class Checks:
             result = check()
         except (ArtifactError, OSError) as error:
             self.found.append(Check(name, False, str(error)))
+            return None
+        except Skipped as reason:
+            self.found.append(Check(name, None, str(reason)))
             return None
         self.found.append(Check(name, True, tell(result)))
         return result
