@@ -9,6 +9,7 @@ from synthetic_structures import cut, plain_cost, random_scores, random_structur
 from attar.prune.allocation import BudgetError, choose, signature, smallest
 from attar.prune.cost import costs
 from attar.prune.importance import score
+from attar.prune.structure import Axis, Group, Structure, Term
 from attar.recipe import Budget
 
 ALLOCATIONS = ("even", "global", "isomorphic")
@@ -193,6 +194,42 @@ def test_floors_hold(allocation):
     for wrong in (-1, 2.5, "half", "120%", True):
         with pytest.raises(ValueError, match="floor"):
             choose(structure, score(structure, parameters), {"params": 90_000}, floors=wrong)
+
+
+def test_isomorphic_counts_what_earlier_steps_took_from_a_class():
+    structure, _ = resnet20()
+    kept = {i: torch.arange(g.size) < g.size // 2 for i, g in enumerate(structure.groups) if "conv1" in g.name}
+    scores = random_scores(structure, 5)
+    start = costs(structure, kept)["params"]
+    after = choose(structure, scores, {"params": int(0.8 * start)}, "isomorphic", kept=kept)
+    for index, group in enumerate(structure.groups):
+        if "conv1" in group.name:
+            assert after[index].sum() == group.size // 2  # this class has given its share already
+        else:
+            assert after[index].sum() < group.size
+
+
+def heads(count: int, size: int) -> Structure:
+    """One group of `count` rows of `size` units, each unit one parameter."""
+    total = count * size
+    axis = Axis(0, {0: torch.ones(total, dtype=torch.float64)})
+    group = Group("heads.weight", total, (), torch.arange(total) // size)
+    return Structure((group,), (Term("heads.weight", 1, (axis,)),), (), ())
+
+
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_rows_are_rounded_and_floored_as_one_width(allocation):
+    structure = heads(4, 9)
+    scores = random_scores(structure, 0)
+
+    def width(limit, **options):
+        return widths(structure, choose(structure, scores, {"params": limit}, allocation, **options))[0]
+
+    assert width(35) == 32
+    assert width(31, round_to=8) == 24  # six of each row: what is aligned is the tensor's width
+    assert width(30, floors=26) == 28  # the floor is one of units, met by seven of each row
+    with pytest.raises(BudgetError, match="smallest reachable is 28"):
+        width(27, floors=26)
 
 
 @pytest.mark.parametrize("allocation", ALLOCATIONS)

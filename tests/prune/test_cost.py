@@ -5,6 +5,7 @@ import torch
 from synthetic_structures import cut, plain_cost, random_structure, resnet20
 
 from attar.prune.cost import CostModel, costs
+from attar.prune.structure import Axis, Group, Structure, Term
 
 
 def random_kept(structure, generator, least=0):
@@ -50,8 +51,6 @@ def test_costs_after_a_cut_need_no_new_compilation(seed):
 
 
 def test_large_counts_stay_exact():
-    from attar.prune.structure import Axis, Group, Structure, Term
-
     size = 99_991
     ends = tuple(Axis(0, {0: torch.ones(size, dtype=torch.float64)}) for _ in range(2))
     term = Term("huge", 12_343, ends)
@@ -59,6 +58,14 @@ def test_large_counts_stay_exact():
     mask = torch.ones(size, dtype=torch.bool)
     mask[:2] = False
     assert costs(structure, {0: mask})["params"] == 12_343 * 99_989**2
+
+
+def test_fractions_of_an_element_add_up_to_whole_ones():
+    """A grouped convolution reads 1/groups of its input: 49 units of a 49th are one element, not 0.9999999999999999."""
+    axis = Axis(0, {0: torch.full((98,), 1 / 49, dtype=torch.float64)})
+    structure = Structure((Group("g", 98, ()),), (Term("grouped", 7, (axis,)),), (), ())
+    assert costs(structure)["params"] == 14
+    assert costs(structure, {0: torch.arange(98) < 49})["params"] == 7
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -92,6 +92,14 @@ def check(found, expected):
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_scores_follow_weights_that_changed(network):
+    structure, parameters = network
+    context = Context()
+    before = score(structure, parameters, context=context)[0]
+    parameters["make.weight"][0] *= 10
+    assert score(structure, parameters, context=context)[0][0] > before[0]
+
+
 def test_group_norms(network):
     structure, parameters = network
     check(score(structure, parameters)[0], relative(plain(structure, parameters, lambda x: x * x)))
