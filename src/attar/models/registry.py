@@ -12,11 +12,20 @@ from typing import Any
 
 from torch import nn
 
+from attar.models.densenet import densenet_bc
+from attar.models.plain import cnn5
+from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
+from attar.models.resnext import resnext29
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
     "resnet50": resnet50,
+    "cnn5": cnn5,
+    "densenet_bc": densenet_bc,
+    "preact_resnet18": preact_resnet18,
+    "resnext29": resnext29,
+    "wide_resnet": wide_resnet,
 }
 LIBRARIES = ("attar", "timm", "torchvision")
 

@@ -96,7 +96,9 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inputs, classes)
         initialise(self)
         for module in self.modules():
-            if isinstance(module, Bottleneck):  # blocks start as identities (Goyal et al. 2017): 16 of them train at once
+            if isinstance(
+                module, Bottleneck
+            ):  # blocks start as identities (Goyal et al. 2017): 16 of them train at once
                 nn.init.zeros_(module.bn3.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
