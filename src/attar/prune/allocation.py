@@ -62,16 +62,14 @@ def choose(
         BudgetError: the limits cannot be met; it names the smallest reachable figure of each.
         ValueError: an argument that cannot be understood.
     """
-    if allocation not in ALLOCATIONS:
-        hint = closest(str(allocation), ALLOCATIONS)
-        raise ValueError(f"there is no allocation {allocation!r}{hint}; attar has {', '.join(ALLOCATIONS)}")
+    allocate = find_allocation(allocation)
     if unknown := [kind for kind in limits if kind not in COUNTED]:
         raise ValueError(f"{unknown[0]!r} is not counted; {', '.join(COUNTED)} are (latency: attar.prune.latency)")
     model = model or CostModel(structure)
     task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
     if not task.fits([ladder.rungs[-1] for ladder in task.ladders]):
         raise _unreachable(task)
-    return task.masks(ALLOCATIONS[allocation](task))
+    return task.masks(allocate(task))
 
 
 def smallest(
@@ -258,3 +256,12 @@ def _unreachable(task: _Task) -> BudgetError:
 
 
 ALLOCATIONS: dict[str, Callable[[_Task], list[int]]] = {"even": _even, "global": _global, "isomorphic": _isomorphic}
+
+
+def find_allocation(name: str) -> Callable[[_Task], list[int]]:
+    """The allocation of this name; ValueError with the closest name if there is none."""
+    if name not in ALLOCATIONS:
+        raise ValueError(
+            f"there is no allocation {name!r}{closest(str(name), ALLOCATIONS)}; attar has {', '.join(ALLOCATIONS)}"
+        )
+    return ALLOCATIONS[name]
