@@ -92,6 +92,10 @@ def test_sizes(tmp_path: Path) -> None:
     assert load_data(f"folder:{top}", size=16).image_shape == (1, 16, 16)
     Image.new("RGB", (100, 50)).save(top / "ant" / "colour.png")
     assert load_data(f"folder:{top}", size=16).image_shape == (3, 16, 16)
+    fill(tmp_path / "alike", 2, size=(30, 300))
+    assert load_data(f"folder:{tmp_path / 'alike'}").image_shape == (1, 30, 30)
+    fill(tmp_path / "large", 2, size=(230, 225))
+    assert load_data(f"folder:{tmp_path / 'large'}").image_shape == (1, 224, 224)
     for bad in (f"folder:{top}", "digits"):
         with pytest.raises(DataError, match="size = 0"):
             load_data(bad, size=0)
@@ -111,6 +115,11 @@ def test_pictures_are_read_upright_and_whole(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(tmp_path / "deep.png", (3, 10, 20))[2], left_to_right)
     middle = read_picture(tmp_path / "deep.png", (1, 10, 10))[0]  # cut, not squeezed
     assert np.array_equal(middle, left_to_right[:, 5:15])
+
+    left_to_right = left_to_right.repeat(50, axis=0).repeat(50, axis=1)
+    Image.fromarray(left_to_right).save(tmp_path / "large.jpg", exif=exif)
+    small = read_picture(tmp_path / "large.jpg", (1, 20, 10))[0].astype(int)
+    assert abs(small - upright[0]).max() <= 12  # scaled over the steps between the greys
 
 
 def spoil(path: Path, how: str) -> None:

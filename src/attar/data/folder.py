@@ -38,11 +38,11 @@ class _Picture:
 def load_folder(folder: Path, progress: Progress | None = None, size: int | None = None) -> ImageData:
     """The pictures of `folder/train/CLASS/` and `folder/test/CLASS/`, or of `folder/CLASS/`.
 
-    Without a test folder (a validation folder will do) a fixed fifth of each class is the test part. Pictures are
-    made `size` x `size`; by default they stay as they are if all are alike, else their median shorter side, at most
-    224, is taken. All grey pictures stay grey, else all become RGB. They are decoded into attar's cache once; a killed
-    decoding goes on where it was. Bad pictures are named, counted and left out.
-    Raises DataError if there is no such layout, no good picture for a class, or no room.
+    Without a test folder (a validation folder will do) a fixed fifth of each class is the test part.
+    Pictures are made `size` x `size`; by default they stay as they are if all are alike and no side is over 224, else
+    their median shorter side, at most 224, is taken. All grey pictures stay grey, else all become RGB.
+    They are decoded into attar's cache once; a killed decoding goes on where it was. Bad pictures are named, counted
+    and left out. Raises DataError if there is no such layout, no good picture for a class, or no room.
     """
     if not folder.is_dir():
         raise DataError(f"the data folder {folder} does not exist or is not a folder")
@@ -189,7 +189,7 @@ def _shape(headers: Sequence[Header], size: int | None) -> tuple[int, int, int]:
     sizes = {(header.height, header.width) for header in headers}
     if size is not None:
         return channels, size, size
-    if len(sizes) == 1:
+    if len(sizes) == 1 and max(next(iter(sizes))) <= LARGEST_SIDE:
         return channels, *sizes.pop()
     side = min(LARGEST_SIDE, median_low(min(header.height, header.width) for header in headers))
     return channels, side, side

@@ -61,6 +61,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
 
     try:
         with image_module.open(path) as opened:
+            opened.draft(None, (2 * max(height, width),) * 2)  # a JPEG much larger than needed is decoded smaller
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I"):  # 16 bits
                 picture = image_module.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))

@@ -56,8 +56,8 @@ class Views:
         self.seed = seed
         self.device = self.images.device
         # Pixels are integers 0..255: (pixel - shift) * scale is two exactly rounded operations, the same everywhere.
-        self._shift = torch.tensor([255 * value for value in mean], device=device).view(1, channels, 1, 1)
-        self._scale = torch.tensor([1 / (255 * value) for value in std], device=device).view(1, channels, 1, 1)
+        shift, scale = torch.tensor([mean, std], dtype=torch.float64).mul(255).view(2, 1, channels, 1, 1)
+        self._shift, self._scale = shift.to(device, torch.float32), scale.reciprocal().to(device, torch.float32)
         self._tables: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
