@@ -9,14 +9,14 @@ from saved_artifacts import SPEC, change_architecture, images, network, save_net
 import attar
 from attar.artifact import ArtifactError, load, verify
 from attar.models import BuilderSpec
-from attar.prune import describe, prune
+from attar.prune import describe
 
 
 @pytest.fixture
 def cut_artifact(tmp_path):
     model = network()
     limit = sum(p.numel() for p in model.parameters()) // 2
-    prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="50%"), allocation="global")
+    attar.prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="50%"), allocation="global")
     folder = save_network(tmp_path / "cut", model, surgery=describe(model, SPEC.build()), budget={"params": limit})
     return folder, model
 
@@ -38,7 +38,7 @@ def test_the_reference_size_from_the_reference_width(tmp_path):
     torch.manual_seed(0)
     spec = BuilderSpec("resnet20")
     model = spec.build()
-    prune(model, torch.randn(2, 1, 28, 28), attar.Budget(params=100_000), allocation="even")
+    attar.prune(model, torch.randn(2, 1, 28, 28), attar.Budget(params=100_000), allocation="even")
     folder = save_network(
         tmp_path / "reference",
         model,
