@@ -1,0 +1,199 @@
+"""Commands: what they print, their exit codes, and what they say of bad input before anything is computed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from attar.cli.app import app
+from attar.pipeline import folder as run_folder
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "recipes" / "digits.toml")
+TINY = [
+    "teacher.train.warmup=0", "distil.train.warmup=0", "teacher.train.epochs=0.5", "distil.train.epochs=0.5", "prune.steps=2", "prune.train.epochs=0.1",
+    "prune.final.epochs=0.2", "teacher.arguments.widths=[4,4,4]", "student.arguments.widths=[4,6,8]",
+]  # fmt: skip
+
+
+def attar(*arguments: str):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    result = attar("run", DIGITS, *TINY, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out, result.output
+
+
+def test_run_ends_by_saying_where_things_are(done):
+    out, said = done
+    assert f"report:   {out}/artifact/report.md" in said
+    assert f"artifact: {out}/artifact" in said
+    assert "on 360 test images with" in said
+    for stage in ("teach", "distil", "prune", "export", "report"):
+        assert f"== {stage}" in said
+
+
+def test_artifact_commands_need_no_recipe(done, tmp_path):
+    out, _ = done
+    artifact = tmp_path / "elsewhere"
+    shutil.copytree(out / "artifact", artifact)
+    report = json.loads((artifact / "report.json").read_text())
+    verified = attar("verify", artifact)
+    assert verified.exit_code == 0
+    assert "FAIL" not in verified.output
+    evaluated = attar("eval", artifact)
+    assert evaluated.exit_code == 0
+    assert f"{report['test']['student']['accuracy']:.2%}" in evaluated.output
+    loaded = attar("load", artifact)
+    assert f"Total params: {report['cost']['after']['params']:,}" in loaded.output
+
+
+def test_verify_fails_a_tampered_artifact(done, tmp_path):
+    out, _ = done
+    artifact = tmp_path / "tampered"
+    shutil.copytree(out / "artifact", artifact)
+    weights = bytearray((artifact / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (artifact / "model.safetensors").write_bytes(weights)
+    result = attar("verify", artifact)
+    assert result.exit_code == 1
+    assert "FAIL" in result.output
+    assert attar("eval", artifact).exit_code == 2
+
+
+def test_report_holds_what_it_must(done):
+    out, _ = done
+    report = json.loads((out / "artifact" / "report.json").read_text())
+    assert [point["step"] for point in report["frontier"]] == [0, 1, 2]
+    assert report["cost"]["after"]["params"] <= report["budget"]["params"]
+    assert all(point["proof"] < 1e-10 for point in report["frontier"][1:])
+    predictions = json.loads((out / "artifact" / "predictions.json").read_text())
+    hits = sum(a == b for a, b in zip(predictions["labels"], predictions["student"]))
+    assert hits == report["test"]["student"]["hits"]
+    assert report["environment"]["versions"]["torch"]
+    assert report["recipe"]["prune"]["steps"] == 2
+    page = (out / "artifact" / "report.md").read_text()
+    assert "## Frontier" in page
+    assert "**held**" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["distil.temprature=2"], "did you mean 'temperature'?"),
+        (["prune.budget.params=100"], "smallest"),
+        (["student.model=resnt20"], "did you mean 'resnet20'"),
+        (["student.arguments.widhts=[1,2,3]"], "did you mean 'widths'"),
+        (["data.source=digit"], "did you mean 'digits'?"),
+        (["data.held_out=99999"], "data.held_out = 99999"),
+        (["prune.importance=group_nrom"], "did you mean 'group_norm'"),
+        (["prune.protect=['no.such.layer']"], "no.such.layer"),
+        (["teacher.weights=nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_bad_recipes_are_refused_before_anything_is_computed(tmp_path, arguments, expected):
+    result = attar("run", DIGITS, *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert expected in result.output
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_refused_recipe_leaves_the_folder_usable(tmp_path):
+    out = tmp_path / "run"
+    assert attar("run", DIGITS, "student.model=resnet21", "--out", out).exit_code == 2
+    assert attar("run", DIGITS, *TINY, "prune.steps=1", "--out", out).exit_code == 0
+
+
+def test_unusable_folders(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("x")
+    result = attar("run", DIGITS, "--out", file / "run")
+    assert result.exit_code == 2
+    assert "cannot write to the run folder" in result.output
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    result = attar("run", DIGITS, "--out", foreign)
+    assert result.exit_code == 2
+    assert "thesis.tex" in result.output
+    monkeypatch.setattr(run_folder, "FREE_BYTES", 1 << 62)
+    result = attar("run", DIGITS, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "make room" in result.output
+
+
+def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_later(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    write, count = run_folder.write_checkpoint, 0
+
+    def full(path, tensors, numbers):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise OSError(28, os.strerror(28))
+        write(path, tensors, numbers)
+
+    monkeypatch.setattr(run_folder, "write_checkpoint", full)
+    result = attar("run", DIGITS, *TINY, "--out", out)
+    assert result.exit_code == 2
+    assert "No space left on device" in result.output
+    monkeypatch.undo()
+    assert attar("run", DIGITS, *TINY, "--out", out).exit_code == 0
+
+
+def test_divergence_ends_with_exit_code_1(tmp_path):
+    result = attar("run", DIGITS, *TINY, "teacher.train.learning_rate=1e6", "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "the loss is" in result.output
+    assert "last good checkpoint" in result.output
+
+
+def test_a_teacher_given_as_weights_skips_teaching(done, tmp_path):
+    out, _ = done
+    result = attar(
+        "run", DIGITS, *TINY, f"teacher.weights={out / 'teach.safetensors'}", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.output
+    assert "teach: epoch" not in result.output
+    first, second = (json.loads((run / "test.json").read_text()) for run in (out, tmp_path / "run"))
+    assert first["predictions"]["teacher"] == second["predictions"]["teacher"]
+
+
+def test_weights_of_another_network_are_refused(done, tmp_path):
+    out, _ = done
+    arguments = [f"teacher.weights={out / 'teach.safetensors'}", "teacher.arguments.widths=[5,5,5]"]
+    result = attar("run", DIGITS, *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "does not fit the network" in result.output
+
+
+def test_control_without_teacher_and_pruning(tmp_path):
+    recipe = tmp_path / "control.toml"
+    recipe.write_text(
+        'name = "control"\n[data]\nsource = "digits"\nheld_out = 0\n[student]\nmodel = "resnet20"\n'
+        "arguments = { widths = [4, 4, 4] }\n[distil]\nalpha = 0\n[distil.train]\nepochs = 0.5\n"
+    )
+    result = attar("run", recipe, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert attar("verify", tmp_path / "run" / "artifact").exit_code == 0
+
+
+def test_summary_is_the_references_table():
+    said = attar("summary", "resnet20", "--widths", "9,19,39", "--input", "1,28,28").output
+    for line in ("Total params: 99,603", "Forward/backward pass size (MB): 2.28", "Params size (MB): 0.38",
+                 "Estimated Total Size (MB): 2.66"):  # fmt: skip
+        assert line in said
+    assert attar("summary", "resnet20", "--widths", "9,x").exit_code == 2
+    assert attar("summary", "resnet20", "--input", "28").exit_code == 2
+
+
+def test_version_and_models():
+    assert attar("--version").output.startswith("attar ")
+    assert "resnet20" in attar("models").output.splitlines()
