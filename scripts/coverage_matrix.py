@@ -104,7 +104,7 @@ def try_cut(library: str, name: str, size: int, cut: str) -> dict[str, Any]:
         "before": before,
         "after": after,
         "proof": done.proof,
-        "runs": pruner.mode,
+        "runs": pruner.mode.partition(",")[0],
         "why": "" if pruner.mode == "module" else getattr(pruner, "why_graph", ""),
         "same_shapes": same,
         "capture_seconds": round(captured - start, 2),

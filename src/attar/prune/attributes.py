@@ -17,10 +17,13 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
     return {path: {**first.get(path, {}), **second.get(path, {})} for path in {**first, **second}}
 
 
-def mended_attributes(walks: list[Walk], left: torch.Tensor, original: Attributes) -> Attributes:
+def mended_attributes(
+    walks: list[Walk], left: torch.Tensor, original: Attributes, bold: bool = True
+) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
+        bold: also mend numbers that stand for a size which did not change somewhere else in the same module.
         left: bool, by label: what is left.
         original: plain attributes as captured; a number is matched against these, never against those of now.
     """
@@ -34,7 +37,8 @@ def mended_attributes(walks: list[Walk], left: torch.Tensor, original: Attribute
                         changes.setdefault(path, {}).setdefault(old, set()).add(new)
     result: Attributes = {}
     for path, found in changes.items():
-        certain = {old: next(iter(new)) for old, new in found.items() if len(new) == 1}
+        numbers = {old: new - {old} if bold else new for old, new in found.items()}
+        certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
         for name, value in original.get(path, {}).items():
             mended = _mended(value, certain)
             if mended != value:

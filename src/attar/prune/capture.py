@@ -159,7 +159,11 @@ def _graph(program: Any) -> Graph:
             constants[name] = program.constants[spec.target]
         elif spec.kind == InputKind.USER_INPUT:
             inputs.append(name)
-    return Graph(inline(program.graph_module), tensors, constants, tuple(inputs), program)
+    module = inline(program.graph_module)
+    for node in reversed(module.graph.nodes):
+        if "_assert" in str(node.target) and not node.users:
+            module.graph.erase_node(node)
+    return Graph(module, tensors, constants, tuple(inputs), program)
 
 
 def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:

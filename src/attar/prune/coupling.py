@@ -46,6 +46,16 @@ class Coupled:
             result[mine] = mask.numpy()[self.label_unit[mine]]
         return torch.from_numpy(result)
 
+    def rows_left(self, tensor: str, masks: dict[int, torch.Tensor]) -> torch.Tensor:
+        """int64: indices along a tensor's first dimension, as captured, that these masks leave."""
+        if (tensor, 0) not in self.places:
+            return torch.arange(self.walks[0].tensors[tensor].shape[0])
+        group, unit = (torch.from_numpy(array) for array in self.places[tensor, 0])
+        left = torch.ones(len(group), dtype=torch.bool)
+        for number in set(group[group >= 0].tolist()):
+            left[group == number] = masks[number][unit[group == number]]
+        return torch.nonzero(left)[:, 0]
+
 
 def couple_model(model: nn.Module, example: Example, protect: Sequence[str] = (), policy: str = "normal") -> Coupled:
     """Capture the network and find its units.

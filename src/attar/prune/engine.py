@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.prune.allocation import choose, smallest
+from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
 from attar.prune.capture import Example, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
+from attar.prune.latency import Latency, choose_by_latency, measure_latency
 from attar.prune.attributes import joined, mended_attributes
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
+from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
 from attar.prune.structure import Axis, Group, Kept, Member, Structure, Term
 from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
@@ -46,12 +48,21 @@ class Cut:
     """Group -> units before and after the step."""
     kept: Indices
     """Tensor -> [(dim, indices that stay)], to cut optimiser and averaged state the same way."""
+    scaled: dict[str, torch.Tensor]
+    """Parameter -> float64 (rows that stay,): what its rows were multiplied by, so that attention keeps its scale when heads
+    get narrower. Averaged weights must be multiplied likewise."""
     proof: float
     """Relative error in float64 between the masked network and the cut one."""
     before: Cost
     after: Cost
     notes: tuple[str, ...] = field(default=())
     """What the user should know: units that a norm mixes, operations without a rule."""
+
+
+MODE = "runs"
+"""Name of the entry of a state that says who runs the network, beside the groups."""
+MODES = ("module", "module, cautious", "graph")
+"""Who runs the cut network: its own code, with attributes mended boldly or only where no doubt is; or the captured graph."""
 
 
 class Pruner:
@@ -85,6 +96,7 @@ class Pruner:
         prove: bool = True,
     ) -> None:
         find_importance(importance)
+        find_allocation(allocation)
         self.model, self.importance, self.allocation = model, importance, allocation
         self.round_to, self.floors, self.prove = round_to, floors, prove
         self.coupled = couple_model(model, example_inputs, protect, policy)
@@ -94,6 +106,7 @@ class Pruner:
         self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
         self._attributes = plain_attributes(model)
         self._original_cost = self.cost()
+        self._original_latency: dict[tuple[int, int], float] = {}
         self.mode = "module"
         """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
         self.why_graph = ""
@@ -117,27 +130,71 @@ class Pruner:
         """Units of each group now, for groups that may be cut."""
         return {group.name: group.size for group in self.groups if not group.protected}
 
+    def latency(self, batch: int = 1, threads: int = 1, kept: Kept | None = None) -> Latency:
+        """Measure the network as it is now, or a copy of it cut to the units kept, on the example's first sample.
+
+        Raises:
+            ProofError: no such copy could be made.
+        """
+        example = self.coupled.captured.keywords or self.coupled.captured.arguments
+        if not kept:
+            return measure_latency(self.model, example, batch, threads)
+        indices, masks, problems = kept_indices(self.structure, kept), merged_masks(self.masks, kept), []
+        for mode in MODES[MODES.index(self.mode) :]:
+            try:
+                small = copy.deepcopy(self.model)
+                self._apply(small, indices, masks, mode)
+                return measure_latency(small, example, batch, threads)
+            except Exception as problem:
+                problems.append(f"{mode}: {type(problem).__name__}: {problem}")
+        raise ProofError("the cut network cannot be measured; " + "; ".join(problems))
+
+    def limits(self, budget: Budget | Mapping[str, float]) -> dict[str, float]:
+        """Absolute limits. Shares are of the network as captured, whose latency must be asked for before the first cut."""
+        if not isinstance(budget, Budget):
+            return dict(budget)
+        original: dict[str, float] = {**self._original_cost.as_dict()}
+        if isinstance(budget.latency, str) and budget.latency.strip().endswith("%"):
+            how = (budget.batch, budget.threads)
+            if how not in self._original_latency:
+                if self.structure is not self.original:
+                    raise ValueError(
+                        f"latency={budget.latency!r} is a share of the uncut network's latency, which was not measured "
+                        "before the first cut: give seconds"
+                    )
+                self._original_latency[how] = self.latency(*how).seconds
+            original["latency"] = self._original_latency[how]
+        return budget.resolve(original)
+
     def minimum(self, budget: Budget | None = None) -> Cost:
-        """The smallest network that can be reached from here; raises ValueError if it breaks the budget."""
+        """The smallest network that can be reached from here; raises BudgetError if it breaks a counted limit."""
         least = Cost(**smallest(self.structure, **self._settings()))
         if budget is not None:
-            limits = budget.resolve(self._original_cost.as_dict())
-            for kind, limit in limits.items():
-                if getattr(least, kind, 0) > limit:
-                    raise ValueError(
-                        f"the budget cannot be met: {kind} <= {limit:,}, but the smallest reachable is {getattr(least, kind):,}"
-                    )
+            limits = self.limits(budget)
+            broken = {kind: limit for kind, limit in limits.items() if getattr(least, kind, 0) > limit}
+            if broken:
+                parts = [f"{k} <= {limit:,} (the smallest reachable is {getattr(least, k):,})" for k, limit in broken.items()]
+                raise BudgetError(f"the budget cannot be met: {' and '.join(parts)}", least.as_dict())
         return least
 
     def plan(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Kept:
         """The units (of the network as it is now) that would stay; nothing is cut.
 
+        A latency is measured on cut copies, with the budget's batch and threads (one of each, if limits are a mapping).
+
         Raises:
             BudgetError: the limits cannot be met.
         """
-        limits = budget.resolve(self._original_cost.as_dict()) if isinstance(budget, Budget) else dict(budget)
+        limits, settings = self.limits(budget), self._settings()
         scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
-        return choose(self.structure, scores, limits, self.allocation, **self._settings())
+        if "latency" not in limits:
+            return choose(self.structure, scores, limits, self.allocation, **settings)
+        batch, threads = (budget.batch, budget.threads) if isinstance(budget, Budget) else (1, 1)
+
+        def measure(kept: Kept) -> float:
+            return self.latency(batch, threads, kept).seconds
+
+        return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
 
     def step(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Cut:
         """Choose what stays under the limits, prove the cut, and do it in place.
@@ -159,12 +216,12 @@ class Pruner:
         indices = kept_indices(self.structure, kept)
         masks = merged_masks(self.masks, kept)
         error, mode = self._prove(indices, masks) if self.prove and indices else (0.0, self.mode)
-        self._apply(self.model, indices, masks, mode)
+        scaled = self._apply(self.model, indices, masks, mode)
         self.mode = mode
         self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
-        return Cut(removed, widths, indices, error, before, self.cost(), self._notes(removed))
+        return Cut(removed, widths, indices, scaled, error, before, self.cost(), self._notes(removed))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Which units of the network as captured are left: group -> bool (size,)."""
@@ -183,6 +240,8 @@ class Pruner:
         names = {group.name: i for i, group in enumerate(self.original.groups)}
         kept: Kept = {}
         for name, mask in state.items():
+            if name == MODE:
+                continue
             if name not in names or tuple(mask.shape) != (self.original.groups[names[name]].size,):
                 raise ValueError(
                     f"the state has a group {name!r} of {tuple(mask.shape)} units, which this network lacks"
@@ -190,8 +249,9 @@ class Pruner:
             if not bool(mask.all()):
                 kept[names[name]] = mask.to("cpu", torch.bool)
         indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
-        self._apply(self.model, indices, masks, self.mode)
-        self.structure, self.masks = shrunk(self.original, kept), masks
+        mode = MODES[int(state.get(MODE, torch.tensor(0)))]
+        self._apply(self.model, indices, masks, mode)
+        self.mode, self.structure, self.masks = mode, shrunk(self.original, kept), masks
         self.costs = self.costs.cut(kept, self.structure)
 
     def _settings(self) -> dict[str, Any]:
@@ -204,8 +264,8 @@ class Pruner:
         ]
         return (*mixing, *self.reports)
 
-    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, mode: str) -> None:
-        """Cut a module of the present shapes. Everything that can fail comes before the first change."""
+    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, mode: str) -> Factors:
+        """Cut a module of the present shapes; returns what rows of tensors were multiplied by. Everything that can fail comes before the first change."""
         shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, cuts in indices.items():
             for dim, index in cuts:
@@ -216,16 +276,36 @@ class Pruner:
         if mode == "graph":
             ship(model, self.coupled.walks, left)
         else:
-            attributes = joined(mended_attributes(self.coupled.walks, left, self._attributes), attributes)
+            mended = mended_attributes(self.coupled.walks, left, self._attributes, bold=mode == "module")
+            attributes = joined(mended, attributes)
+        change = relative(self._factors(self.masks, self.mode), self._factors(masks, mode))
+        scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, indices)
         set_attributes(model, attributes)
+        tensors = named_tensors(model)
+        for name, factor in scaled.items():
+            multiply_rows(tensors[name].data, factor)
+        return scaled
+
+    def _factors(self, masks: Kept, mode: str) -> Factors:
+        """What the weights of a network cut to `masks` carry, by rows as captured; the graph says its scales itself."""
+        if mode == "graph":
+            return {}
+        coupled = self.coupled
+        left = coupled.label_kept(masks)
+        return width_factors(coupled.walks[0], left, self._attributes, coupled.captured.aliases)
+
+    def _now(self, name: str, factor: torch.Tensor, masks: Kept) -> torch.Tensor:
+        """Of a figure for each row as captured, those of the rows that are left."""
+        return factor[self.coupled.rows_left(name, masks)]
 
     def _prove(self, indices: Indices, masks: Kept) -> tuple[float, str]:
         """(relative error, whether the user's own code or the graph runs the cut network)."""
         with double_precision():
-            proof = Proof(self.model, self.coupled, self.masks, masks, indices)
+            carried = self._factors(self.masks, self.mode)
+            proof = Proof(self.model, self.coupled, self.masks, masks, carried)
             problems = []
-            for mode in ("module", "graph") if self.mode == "module" else ("graph",):
+            for mode in MODES[MODES.index(self.mode) :]:
                 try:
                     small = copy.deepcopy(proof.twin)
                     self._apply(small, indices, masks, mode)

@@ -73,7 +73,7 @@ class Masked(torch.fx.Interpreter):
             for plane in value.planes:
                 mask = self.left[plane.ids]
                 if not bool(mask.all()):
-                    result = result * mask
+                    result = result.masked_fill(~mask, 0)  # not a product: 0 / 0 is no number
         return result
 
     def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:

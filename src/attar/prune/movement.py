@@ -90,7 +90,8 @@ def move(
                 if ids.numel():
                     labels.fix(ids, "is picked out alone")
                 continue
-            cut = along[-1] if prefer is None or prefer >= len(along) else along[prefer]
+            changing = [dim for dim in along if ids.shape[dim] > 1] or along
+            cut = changing[-1] if prefer is None or prefer >= len(along) else along[prefer]
             ids = ids.expand([shapes[index][dim] if dim == cut else size for dim, size in enumerate(ids.shape)])
             result = Plane(ids, cut)
             labels.balance(result)

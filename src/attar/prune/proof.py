@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from attar.prune.capture import in_mode, named_tensors
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
+from attar.prune.scales import Factors, multiply_rows
 from attar.prune.structure import Kept
-from attar.prune.surgery import Indices
 
 TOLERANCE = 1e-10
 """Largest relative error that passes."""
@@ -78,10 +78,10 @@ class Proof:
     Args:
         model: the network as it is now.
         before, after: masks over the units as captured, now and after the cut.
-        indices: the cut, in the shapes of now.
+        carried: factors that earlier cuts put on rows, by rows as captured; the original lacks them.
     """
 
-    def __init__(self, model: nn.Module, coupled: Coupled, before: Kept, after: Kept, indices: Indices) -> None:
+    def __init__(self, model: nn.Module, coupled: Coupled, before: Kept, after: Kept, carried: Factors) -> None:
         self.twin = proving_copy(model)
         """The float64 network that candidates are cut from."""
         self._after, self._coupled = after, coupled
@@ -89,6 +89,8 @@ class Proof:
         captured = coupled.captured
         self._call = random_call(captured.arguments, captured.keywords, device)
         self._full = full_tensors(self.twin, coupled, before)
+        for name, factor in carried.items():
+            multiply_rows(self._full[name], 1 / factor)
         self._expected = self._masked(0)
 
     def error(self, small: nn.Module) -> float:

@@ -63,12 +63,23 @@ class Rewriter:
         return any(not bool(self.left[p.ids].all()) for v in values if isinstance(v, Value) for p in v.planes)
 
     def _sizes(self, value: Value, sizes: list[Any]) -> list[Any]:
-        """Size arguments of an operation that makes `value`: numbers anew, free sizes and -1 as they are."""
+        """Size arguments of an operation that makes `value`: numbers anew, free sizes as they are.
+
+        A free size that units were merged into (batch x channels) cannot be a number: it becomes -1, found from the others.
+        """
         extra = len(value.shape) - len(sizes)
-        return [
-            self.length(value, dim + extra) if isinstance(size, int) and size != -1 else size
-            for dim, size in enumerate(sizes)
-        ]
+        found: list[Any] = []
+        for dim, size in enumerate(sizes):
+            plane = value.plane(dim + extra)
+            lost = plane is not None and not bool(self.left[plane.ids].all())
+            if isinstance(size, torch.fx.Node):
+                found.append(-1 if lost else size)
+            else:
+                found.append(self.length(value, dim + extra) if lost else size)
+        if found.count(-1) > 1:
+            place = next(d for d, size in enumerate(sizes) if isinstance(size, int) and size == -1)
+            found[place] = self.length(value, place + extra)
+        return found
 
     def _rewrite(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call) -> None:
         out = self.walk.values[node]

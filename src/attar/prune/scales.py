@@ -1,0 +1,114 @@
+"""Attention whose scale follows its width: the width changes with a cut, the scale must not.
+
+`scaled_dot_product_attention` without a scale divides by the square root of the head's present width, and so does code that
+computes the factor from shapes. The difference is folded into the weights that make the queries: exact, and free.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from attar.prune.labels import Value
+from attar.prune.movement import MOVES
+from attar.prune.propagate import SAME, Walk
+from attar.prune.surgery import Attributes
+
+Factors = dict[str, torch.Tensor]
+"""Tensor -> float64 (length of dim 0 as captured,): what each row is multiplied by."""
+
+THROUGH = MOVES | SAME | {"getitem"}
+MAKERS = frozenset({"linear", "conv1d", "conv2d", "layer_norm", "rms_norm"})
+
+
+def width_factors(walk: Walk, left: torch.Tensor, original: Attributes, aliases: dict[str, str]) -> Factors:
+    """Factors on weights under which the module's own code, after the cut to `left`, scales attention as before it."""
+    factors: Factors = {}
+    for node, call in walk.calls.items():
+        ratio = 1.0
+        if call.name == "scaled_dot_product_attention" and call.kwargs.get("scale") is None:
+            ratio = _ratio(call.args[0], left)
+        elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float):
+            ratio = _by_shape(node, walk, left, original, call.args[1], call.name == "div")
+        if ratio != 1.0:
+            _fold(walk, node.args[0], ratio, factors, aliases)
+    return factors
+
+
+def _ratio(query: Value, left: torch.Tensor) -> float:
+    """sqrt(width after / width before) of the last dimension."""
+    plane = query.plane(len(query.shape) - 1)
+    if plane is None:
+        return 1.0
+    after = float(left[plane.row_matrix()[0]].sum())
+    return math.sqrt(after / query.shape[-1])
+
+
+def _by_shape(
+    node: torch.fx.Node, walk: Walk, left: torch.Tensor, original: Attributes, scale: float, divided: bool
+) -> float:
+    """The ratio where a factor 1/sqrt(width) stands in the code, and no attribute holds it."""
+    value = walk.values[node.args[0]]
+    width = scale**2 if divided else scale**-2 if scale else 0.0
+    found = isinstance(value, Value) and value.shape and math.isclose(width, value.shape[-1], rel_tol=1e-6)
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    held = any(
+        isinstance(number, float) and math.isclose(number, scale, rel_tol=1e-6)
+        for path, _ in stack[-2:]
+        for number in original.get(str(path), {}).values()
+    )
+    return 1.0 if not found or held else _ratio(value, left)
+
+
+def _fold(walk: Walk, start: torch.fx.Node, ratio: float, factors: Factors, aliases: dict[str, str]) -> None:
+    """Multiply the rows of the weights that make a value, reached through data movement alone."""
+    value, node = walk.values[start], start
+    while node.op == "call_function":
+        name = walk.calls[node].name if node in walk.calls else getattr(node.target, "__name__", "")
+        if name in MAKERS:
+            break
+        if name not in THROUGH:
+            return
+        node = node.args[0]  # type: ignore[assignment]
+    else:
+        return
+    plane = value.plane(len(value.shape) - 1)
+    first = 2 if walk.calls[node].name.endswith("norm") else 1
+    for source in node.args[first : first + 2]:
+        if not isinstance(source, torch.fx.Node) or source.name not in walk.graph.tensors or plane is None:
+            continue
+        tensor = aliases[walk.graph.tensors[source.name]]
+        length = walk.values[source].shape[0]
+        rows = torch.ones(length, dtype=torch.bool) if first == 2 else _rows(walk, node, plane.ids, length)
+        factors.setdefault(tensor, torch.ones(length, dtype=torch.float64))[rows] *= ratio
+
+
+def _rows(walk: Walk, node: torch.fx.Node, ids: torch.Tensor, length: int) -> torch.Tensor:
+    """bool (length,): rows of the layer at `node` whose labels are among `ids`."""
+    made = walk.values[node]
+    channels = 1 if walk.calls[node].name.startswith("conv") else len(made.shape) - 1
+    plane = made.plane(channels)
+    if plane is None:
+        return torch.zeros(length, dtype=torch.bool)
+    return torch.from_numpy(np.isin(plane.ids.reshape(-1).numpy(), ids.reshape(-1).numpy()))
+
+
+def relative(before: Factors, after: Factors) -> Factors:
+    """What takes weights that carry `before` to weights that carry `after`."""
+    result = {}
+    for name in {**before, **after}:
+        some = before.get(name, after.get(name))
+        assert some is not None
+        one = torch.ones_like(some)
+        change = after.get(name, one) / before.get(name, one)
+        if bool((change != 1).any()):
+            result[name] = change
+    return result
+
+
+def multiply_rows(tensor: torch.Tensor, factor: torch.Tensor) -> None:
+    """Multiply a tensor's rows in place."""
+    factor = factor.to(tensor.device, tensor.dtype)
+    tensor.mul_(factor.view(-1, *[1] * (tensor.dim() - 1)))
