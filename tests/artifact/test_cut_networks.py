@@ -4,12 +4,16 @@ import json
 
 import pytest
 import torch
-from saved_artifacts import SPEC, change_architecture, images, network, save_network
+from safetensors.torch import save
+from saved_artifacts import SPEC, change_architecture, images, network, rewrite, save_network
+from torch import nn
 
 import attar
-from attar.artifact import ArtifactError, load, verify
+from attar.artifact import ArtifactError, export_onnx, export_pt2, load, verify
 from attar.models import BuilderSpec
-from attar.prune import describe
+from attar.prune import Pruner, describe
+
+STUBBORN = BuilderSpec("test_cut_networks:Stubborn")
 
 
 @pytest.fixture
@@ -52,6 +56,43 @@ def test_the_reference_size_from_the_reference_width(tmp_path):
     loaded = load(folder)
     assert loaded.artifact.counts["params"] == 99_603
     assert attar.summary(loaded, (1, 28, 28)).macs == loaded.artifact.counts["macs"] == 10_729_185
+
+
+class Stubborn(nn.Module):
+    """A network whose code says how many channels there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv2(self.conv1(x).relu()).relu()
+        return self.fc(x.reshape(x.shape[0], 32, 64).mean(2))
+
+
+def test_a_network_that_runs_its_graph_comes_back_and_is_exported(tmp_path):
+    torch.manual_seed(0)
+    pruner = Pruner(Stubborn(), torch.randn(2, 1, 8, 8))
+    pruner.step({"params": 2000})
+    assert pruner.mode == "graph"
+    arguments = {"class_names": (), "budget": {"params": 2000}, "extras": {}}
+    with pytest.raises(ArtifactError, match="cannot run"):
+        save_network(tmp_path / "no", pruner.model, STUBBORN, surgery=describe(pruner.model, Stubborn()), **arguments)
+    folder = save_network(tmp_path / "artifact", pruner.model, STUBBORN, kept=pruner.state(), **arguments)
+    loaded = load(folder, allow=[STUBBORN.name])
+    assert loaded.artifact.counts["params"] == sum(p.numel() for p in pruner.model.parameters()) <= 2000
+    x = loaded.artifact.input.normalise(images())
+    with torch.no_grad():
+        assert torch.equal(loaded(x), pruner.model.eval()(x))
+    assert verify(folder, allow=[STUBBORN.name]).passed
+    assert export_onnx(folder, allow=[STUBBORN.name]).agrees
+    assert export_pt2(folder, allow=[STUBBORN.name]).agrees
+
+    rewrite(folder, "kept.safetensors", save({"conv1.weight": torch.ones(17, dtype=torch.bool)}))
+    with pytest.raises(ArtifactError, match=r"kept\.safetensors does not fit"):
+        load(folder, allow=[STUBBORN.name])
 
 
 @pytest.mark.parametrize(
