@@ -21,7 +21,8 @@ from attar.prune.attributes import joined, mended_attributes
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
-from attar.prune.structure import Axis, Group, Kept, Member, Structure, Term
+from attar.prune.shrink import kept_indices, merged_masks, shrunk
+from attar.prune.structure import Group, Kept
 from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
 from attar.recipe.budget import Budget
 
@@ -150,7 +151,7 @@ class Pruner:
         raise ProofError("the cut network cannot be measured; " + "; ".join(problems))
 
     def limits(self, budget: Budget | Mapping[str, float]) -> dict[str, float]:
-        """Absolute limits. Shares are of the network as captured, whose latency must be asked for before the first cut."""
+        """Absolute limits. Shares are of the network as captured; that of its latency must be asked for before a cut."""
         if not isinstance(budget, Budget):
             return dict(budget)
         original: dict[str, float] = {**self._original_cost.as_dict()}
@@ -173,7 +174,7 @@ class Pruner:
             limits = self.limits(budget)
             broken = {kind: limit for kind, limit in limits.items() if getattr(least, kind, 0) > limit}
             if broken:
-                parts = [f"{k} <= {limit:,} (the smallest reachable is {getattr(least, k):,})" for k, limit in broken.items()]
+                parts = [f"{k} <= {v:,} (the smallest reachable is {getattr(least, k):,})" for k, v in broken.items()]
                 raise BudgetError(f"the budget cannot be met: {' and '.join(parts)}", least.as_dict())
         return least
 
@@ -212,8 +213,8 @@ class Pruner:
     def cut(self, kept: Kept) -> Cut:
         """Remove all other units than these (of the network as it is now), proved and in place."""
         before, groups = self.cost(), self.groups
-        structure = shrunk(self.structure, kept)
         indices = kept_indices(self.structure, kept)
+        structure = shrunk(self.structure, kept, indices)
         masks = merged_masks(self.masks, kept)
         error, mode = self._prove(indices, masks) if self.prove and indices else (0.0, self.mode)
         scaled = self._apply(self.model, indices, masks, mode)
@@ -251,7 +252,7 @@ class Pruner:
         indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
         mode = MODES[int(state.get(MODE, torch.tensor(0)))]
         self._apply(self.model, indices, masks, mode)
-        self.mode, self.structure, self.masks = mode, shrunk(self.original, kept), masks
+        self.mode, self.structure, self.masks = mode, shrunk(self.original, kept, indices), masks
         self.costs = self.costs.cut(kept, self.structure)
 
     def _settings(self) -> dict[str, Any]:
@@ -318,69 +319,3 @@ class Pruner:
                     return error, mode
                 problems.append(f"{mode}: differs by {error:.2e} (relative)")
         raise ProofError("the cut was not done, as the cut network is not the masked one; " + "; ".join(problems))
-
-
-def kept_indices(structure: Structure, kept: Kept) -> Indices:
-    """Indices that stay, for every dimension that loses some."""
-    gone: dict[tuple[str, int], torch.Tensor] = {}
-    for number, mask in kept.items():
-        for member in structure.groups[number].members:
-            owned = member.unit >= 0
-            lost = torch.zeros(len(member.unit), dtype=torch.bool)
-            lost[owned] = ~mask[member.unit[owned]]
-            if lost.any():
-                key = (member.tensor, member.dim)
-                gone[key] = gone[key] | lost if key in gone else lost
-    indices: Indices = {}
-    for (tensor, dim), lost in sorted(gone.items()):
-        indices.setdefault(tensor, []).append((dim, torch.nonzero(~lost)[:, 0]))
-    return indices
-
-
-def merged_masks(masks: Kept, kept: Kept) -> Kept:
-    """Masks over the units as captured, after a cut told in the numbering of now."""
-    result = {number: mask.clone() for number, mask in masks.items()}
-    for number, mask in kept.items():
-        result[number][torch.nonzero(masks[number])[:, 0][~mask]] = False
-    return result
-
-
-def shrunk(structure: Structure, kept: Kept) -> Structure:
-    """The structure after a cut, units numbered anew."""
-    renumber = {}
-    for number, mask in kept.items():
-        new = torch.cumsum(mask, 0) - 1
-        new[~mask] = -1
-        renumber[number] = new
-    stay = {(tensor, dim): index for tensor, cuts in kept_indices(structure, kept).items() for dim, index in cuts}
-    groups = []
-    for number, group in enumerate(structure.groups):
-        members = tuple(_shrunk_member(member, stay, renumber.get(number)) for member in group.members)
-        if number in kept:
-            mask = kept[number]
-            row = None if group.row is None else group.row[mask]
-            group = dataclasses.replace(group, size=int(mask.sum()), row=row)
-        groups.append(dataclasses.replace(group, members=members))
-    axes: dict[int, Axis] = {}
-
-    def terms(old: Sequence[Term]) -> tuple[Term, ...]:
-        return tuple(dataclasses.replace(t, axes=tuple(_shrunk_axis(a, kept, axes) for a in t.axes)) for t in old)
-
-    return Structure(tuple(groups), terms(structure.params), terms(structure.bytes), terms(structure.macs))
-
-
-def _shrunk_member(member: Member, stay: Mapping[tuple[str, int], torch.Tensor], new: torch.Tensor | None) -> Member:
-    index = stay.get((member.tensor, member.dim))
-    if index is None:
-        return member
-    unit = member.unit[index]
-    if new is not None:
-        unit = torch.where(unit >= 0, new[unit.clamp_min(0)], unit)
-    return dataclasses.replace(member, unit=unit)
-
-
-def _shrunk_axis(axis: Axis, kept: Kept, done: dict[int, Axis]) -> Axis:
-    if id(axis) not in done:
-        counts = {g: c[kept[g]] if g in kept else c for g, c in axis.counts.items()}
-        done[id(axis)] = Axis(axis.fixed, counts)
-    return done[id(axis)]
