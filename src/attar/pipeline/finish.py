@@ -12,7 +12,6 @@ from attar import artifact
 from attar.pipeline.pruning import pruned_student
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import trained_teacher
-from attar.prune import count_macs, count_params, describe
 from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
 from attar.train import predict
 
@@ -32,7 +31,7 @@ def export(session: Session) -> None:
         mean=session.mean,
         std=session.std,
         golden=golden,
-        surgery=describe(model, session.build(recipe.student)) if recipe.prune is not None else None,
+        surgery=session.folder.result("prune")[1]["surgery"] if recipe.prune is not None else None,
         class_names=session.data.class_names,
         budget=budget_limits(session),
     )
@@ -58,10 +57,9 @@ def gather(session: Session) -> dict[str, Any]:
     model = artifact.load(folder.artifact)
     description = model.artifact
     assert isinstance(description, artifact.Description)
-    original = session.build(recipe.student)
     test = _test(session, model)
     record = folder.read_json("run.json")
-    pruned = folder.result("prune")[1] if recipe.prune is not None else {}
+    frontier = folder.result("prune")[1]["frontier"] if recipe.prune is not None else []
     return {
         "format": 1,
         "name": recipe.name,
@@ -69,14 +67,10 @@ def gather(session: Session) -> dict[str, Any]:
         "test_read": test["read"],
         "budget": description.budget,
         "cost": {
-            "before": {
-                "params": count_params(original),
-                "macs": count_macs(original, session.example[:1]),
-                "bytes": sum(tensor.nbytes for tensor in original.state_dict().values()),
-            },
+            "before": frontier[0]["cost"] if frontier else description.counts,
             "after": description.counts,
         },
-        "frontier": pruned.get("frontier", []),
+        "frontier": frontier,
         "held_out": {
             stage: folder.result(stage)[1]["held_out"]
             for stage in ("teach", "distil", "prune")

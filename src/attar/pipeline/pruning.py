@@ -9,15 +9,15 @@ import torch
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.teaching import objective
-from attar.prune import Pruner
+from attar.prune import Pruner, describe, reshape
 from attar.recipe import Prune, Training
 from attar.train import TrainState
 
 KEPT = "kept/"
-"""Prefix of the engine's own tensors in checkpoints and results."""
+"""Prefix of the engine's own tensors in checkpoints."""
 
 
-def make_pruner(session: Session, model: torch.nn.Module) -> Pruner:
+def make_pruner(session: Session) -> Pruner:
     """The engine on a freshly built student, as the recipe sets it up.
 
     Raises:
@@ -25,8 +25,10 @@ def make_pruner(session: Session, model: torch.nn.Module) -> Pruner:
     """
     settings = session.recipe.prune
     assert settings is not None
+    if session.captured:
+        return session.captured.pop()
     return Pruner(
-        model,
+        session.build(session.recipe.student),
         session.example,
         importance=settings.importance,
         allocation=settings.allocation,
@@ -35,19 +37,31 @@ def make_pruner(session: Session, model: torch.nn.Module) -> Pruner:
     )
 
 
+def check_budget(session: Session) -> None:
+    """See that the budget can be met, and keep the engine for the stage.
+
+    Raises:
+        ValueError: it cannot; with the smallest that can.
+    """
+    settings = session.recipe.prune
+    assert settings is not None
+    pruner = make_pruner(session)
+    pruner.minimum(settings.budget)
+    session.captured.append(pruner)
+
+
 def prune(session: Session) -> None:
     """All steps of pruning; goes on in the middle of any of them."""
     settings = session.recipe.prune
     assert settings is not None
     weights, distilled = session.folder.result("distil")
-    model = session.build(session.recipe.student)
-    pruner = make_pruner(session, model)
+    pruner = make_pruner(session)
     limits = settings.budget.schedule(pruner.cost().as_dict(), settings.steps)
     resumed = session.folder.resume("prune")
     if resumed is None:
         session.folder.begin("prune", "distil")
-        model.load_state_dict(weights)
-        state = TrainState(model, session.machine)
+        pruner.model.load_state_dict(weights)
+        state = TrainState(pruner.model, session.machine)
         state.position.epoch = distilled["epoch"]  # go on with views that the student has not seen
         first, pending = 1, None
         frontier = [{"step": 0, **_facts(pruner), "held_out": distilled["held_out"]}]
@@ -71,24 +85,26 @@ def prune(session: Session) -> None:
         frontier.append({**pending, "held_out": held_out})
         _tell(session, frontier[-1], label)
         pending = None
+    surgery = describe(pruner.model, session.build(session.recipe.student))
     with state.averaged() as final:
         session.folder.finish(
             "prune",
-            {**{f"model/{name}": tensor for name, tensor in final.state_dict().items()}, **loop.tensors},
-            {"images": state.position.images, "frontier": frontier, "held_out": frontier[-1]["held_out"]},
+            final.state_dict(),
+            {
+                "images": state.position.images,
+                "frontier": frontier,
+                "held_out": frontier[-1]["held_out"],
+                "surgery": surgery,
+            },
         )
 
 
 def pruned_student(session: Session) -> torch.nn.Module:
     """The student as the finished stage `prune` left it."""
-    tensors, _ = session.folder.result("prune")
-    model = session.build(session.recipe.student)
-    pruner = make_pruner(session, model)
-    pruner.restore(_engine_state(tensors))
-    pruner.model.load_state_dict(
-        {name.removeprefix("model/"): tensor for name, tensor in tensors.items() if name.startswith("model/")}
-    )
-    return pruner.model
+    weights, numbers = session.folder.result("prune")
+    model = reshape(session.build(session.recipe.student), numbers["surgery"])
+    model.load_state_dict(weights)
+    return model
 
 
 def _cut(loop: StageLoop, pruner: Pruner, limits: dict[str, float], step: int) -> dict[str, Any]:

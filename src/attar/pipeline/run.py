@@ -10,7 +10,7 @@ from attar.data import DataError, load_data, pixel_statistics, split
 from attar.pipeline.environment import command, environment
 from attar.pipeline.finish import export, report
 from attar.pipeline.folder import RunFolder
-from attar.pipeline.pruning import make_pruner, prune
+from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import distil, teach
 from attar.pipeline.watch import Silent, Watcher
@@ -113,8 +113,8 @@ def _check_networks(session: Session) -> None:
             )
         if network.weights is not None and not Path(network.weights).is_file():
             raise RecipeError(f"{place}.weights = {network.weights!r}: there is no such file")
-    if recipe.prune is not None:
+    if recipe.prune is not None and not session.folder.finished("prune"):
         try:
-            make_pruner(session, session.build(recipe.student)).minimum(recipe.prune.budget)
+            check_budget(session)
         except ValueError as error:
             raise RecipeError(f"prune: {error}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -28,6 +29,8 @@ class Session:
     std: tuple[float, ...]
     machine: Machine
     watcher: Watcher
+    captured: list[Any] = field(default_factory=list)
+    """The engine on a fresh student, once the check before the run has made it: capturing takes seconds."""
 
     @cached_property
     def views(self) -> Views:
