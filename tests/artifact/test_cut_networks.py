@@ -7,12 +7,14 @@ import torch
 from safetensors.torch import save
 from saved_artifacts import SPEC, change_architecture, images, network, rewrite, save_network
 from torch import nn
+from torchvision_ops import define_missing_operators
 
 import attar
 from attar.artifact import ArtifactError, export_onnx, export_pt2, load, verify
 from attar.models import BuilderSpec
 from attar.prune import Pruner, describe
 
+define_missing_operators()
 STUBBORN = BuilderSpec("test_cut_networks:Stubborn")
 
 
@@ -56,6 +58,25 @@ def test_the_reference_size_from_the_reference_width(tmp_path):
     loaded = load(folder)
     assert loaded.artifact.counts["params"] == 99_603
     assert attar.summary(loaded, (1, 28, 28)).macs == loaded.artifact.counts["macs"] == 10_729_185
+
+
+def test_a_cut_transformer_of_timm_comes_back(tmp_path):
+    spec = BuilderSpec("timm:vit_tiny_patch16_224", {"depth": 2, "img_size": 32, "in_chans": 1, "classes": 3})
+    torch.manual_seed(0)
+    model = spec.build()
+    size = (1, 32, 32)
+    attar.prune(model, torch.randn(2, *size), attar.Budget(params="60%"))
+    folder = save_network(
+        tmp_path / "vit",
+        model,
+        spec,
+        surgery=describe(model, spec.build()),
+        input_size=size,
+        golden=images(2, size),
+        budget={},
+    )
+    assert verify(folder).passed
+    assert load(folder).artifact.counts["params"] == sum(p.numel() for p in model.parameters())
 
 
 class Stubborn(nn.Module):
