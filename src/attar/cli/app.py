@@ -105,6 +105,40 @@ def summary(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A builder, as for summary.")],
+    params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 50%.")] = None,
+    macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
+    bytes: Annotated[str | None, typer.Option(help="Most bytes of the weights; likewise.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 16,32,64.")] = None,
+    input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
+    classes: Annotated[int, typer.Option(help="Classes.")] = 10,
+    allocation: Annotated[str, typer.Option(help="even, global or isomorphic.")] = "global",
+    importance: Annotated[str, typer.Option(help="The criterion that ranks units.")] = "group_norm",
+    protect: Annotated[list[str] | None, typer.Option(help="Name or pattern of what stays whole; repeat for more.")] = None,
+    round_to: Annotated[int, typer.Option(help="Widths are kept multiples of this.")] = 1,
+) -> None:
+    """Dry run of a cut: what would go, widths and cost before and after, the smallest reachable. Changes nothing."""
+    with explained():
+        from attar.recipe import Budget
+
+        budget = Budget(params=limit(params), macs=limit(macs), bytes=limit(bytes))
+        shape = numbers(input, "--input", 3)
+        from attar.cli.plan import plan_text
+
+        arguments: dict[str, object] = {"in_channels": shape[0], "classes": classes}
+        if widths is not None:
+            arguments["widths"] = numbers(widths, "--widths")
+        settings = {
+            "allocation": allocation,
+            "importance": importance,
+            "protect": protect or (),
+            "round_to": round_to,
+        }
+        print(plan_text(model, arguments, shape, budget, settings))
+
+
+@app.command()
 def models() -> None:
     """List the networks that attar builds itself."""
     with explained():
@@ -149,6 +183,11 @@ def verify(artifact: Annotated[Path, typer.Argument(help="An artifact's folder."
         print(verification)
         if not verification.passed:
             raise typer.Exit(FAILED)
+
+
+def limit(text: str | None) -> int | str | None:
+    """A limit as the budget wants it: digits are a count, anything else is left for it to read."""
+    return int(text.replace("_", "")) if text is not None and text.replace("_", "").isdecimal() else text
 
 
 def numbers(text: str, option: str, count: int | None = None) -> list[int]:

@@ -3,7 +3,7 @@
 from attar.report.plot import frontier_plot
 from attar.report.statistics import wilson_interval
 from attar.report.summary import Summary, summary
-from attar.report.write import report_json, report_markdown, verdict_line
+from attar.report.write import report_json, report_markdown, table, verdict_line
 
 __all__ = [
     "Summary",
@@ -11,6 +11,7 @@ __all__ = [
     "report_json",
     "report_markdown",
     "summary",
+    "table",
     "verdict_line",
     "wilson_interval",
 ]

@@ -72,7 +72,7 @@ def _costs(facts: Facts) -> str:
         [name, f"{before[kind]:,}", f"{after[kind]:,}", f"{after[kind] / before[kind]:.1%}"]
         for kind, name in (("params", "parameters"), ("macs", "MACs of one image"), ("bytes", "bytes of the weights"))
     ]
-    return "## Cost\n\n" + _table(["", "student before pruning", "after", "ratio"], rows)
+    return "## Cost\n\n" + table(["", "student before pruning", "after", "ratio"], rows)
 
 
 def _frontier(facts: Facts, plot: str | None) -> str:
@@ -93,7 +93,7 @@ def _frontier(facts: Facts, plot: str | None) -> str:
     ]
     heads = ["step", "parameters", "MACs", "units cut", "held-out before fine-tuning", "after", "proof"]
     picture = f"![The frontier: held-out accuracy against parameters]({plot})\n\n" if plot else ""
-    return f"## Frontier\n\n{picture}{_table(heads, rows)}"
+    return f"## Frontier\n\n{picture}{table(heads, rows)}"
 
 
 def _network(facts: Facts) -> str:
@@ -112,9 +112,10 @@ def _origin(facts: Facts) -> str:
         ["versions", f"Python {environment['python']}, {versions}"],
         ["commit", str(environment["commit"])],
     ]
-    return "## Where it comes from\n\n" + _table(["", ""], rows)
+    return "## Where it comes from\n\n" + table(["", ""], rows)
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
