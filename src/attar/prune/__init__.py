@@ -8,20 +8,32 @@ from attar.prune.allocation import BudgetError
 from attar.prune.api import count_macs, count_params, couple, prune
 from attar.prune.capture import CaptureError
 from attar.prune.engine import Cost, Cut, Pruner
+from attar.prune.gradients import collect_gradients
+from attar.prune.importance import IMPORTANCES, Context
+from attar.prune.latency import Latency, measure_latency
 from attar.prune.proof import ProofError
+from attar.prune.sparse import GroupLasso, GrowingPenalty, WithPenalty
 from attar.prune.surgery import describe, reshape
 
 __all__ = [
+    "IMPORTANCES",
     "BudgetError",
     "CaptureError",
+    "Context",
     "Cost",
     "Cut",
+    "GroupLasso",
+    "GrowingPenalty",
+    "Latency",
     "ProofError",
     "Pruner",
+    "WithPenalty",
+    "collect_gradients",
     "count_macs",
     "count_params",
     "couple",
     "describe",
+    "measure_latency",
     "prune",
     "reshape",
 ]
