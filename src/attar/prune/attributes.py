@@ -18,12 +18,13 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
 
 
 def mended_attributes(
-    walks: list[Walk], left: torch.Tensor, original: Attributes, bold: bool = True
+    walks: list[Walk], left: torch.Tensor, original: Attributes, daring: int = 1
 ) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
-        bold: also mend numbers that stand for a size which did not change somewhere else in the same module.
+        daring: 0 mends numbers that always stand for a size which changed; 1 also those that stand for one which did not
+            elsewhere in the same module; 2 also numbers of which such a size is a small multiple.
         left: bool, by label: what is left.
         original: plain attributes as captured; a number is matched against these, never against those of now.
     """
@@ -37,13 +38,23 @@ def mended_attributes(
                         changes.setdefault(path, {}).setdefault(old, set()).add(new)
     result: Attributes = {}
     for path, found in changes.items():
-        numbers = {old: new - {old} if bold else new for old, new in found.items()}
+        numbers = {old: new - {old} if daring else new for old, new in found.items()}
         certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
         for name, value in original.get(path, {}).items():
-            mended = _mended(value, certain)
+            mended = _mended(value, {**_parts(certain), **certain} if daring > 1 else certain)
             if mended != value:
                 result.setdefault(path, {})[name] = mended
     return result
+
+
+def _parts(changes: dict[int, int]) -> dict[int, int]:
+    """A half, third or quarter of a size that changed, as code that writes `3 * self.dim` holds it."""
+    parts: dict[int, set[int]] = {}
+    for old, new in changes.items():
+        for times in (2, 3, 4):
+            if old % times == 0 and new % times == 0:
+                parts.setdefault(old // times, set()).add(new // times)
+    return {old: next(iter(new)) for old, new in parts.items() if len(new) == 1}
 
 
 def _numbers(old: torch.fx.Node, new: torch.fx.Node) -> list[tuple[int, int]]:

@@ -185,7 +185,10 @@ def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 elif inner.op == "output":
                     results = tree_map(lambda old: places.get(old, old), inner.args[0])
         _replace_items(node, results)
+        region = node.args[start]
         module.graph.erase_node(node)
+        if not region.users:
+            module.graph.erase_node(region)
     return module
 
 

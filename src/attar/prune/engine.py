@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
+from attar.prune.attributes import joined, mended_attributes
 from attar.prune.capture import Example, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.latency import Latency, choose_by_latency, measure_latency
-from attar.prune.attributes import joined, mended_attributes
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
@@ -62,8 +62,10 @@ class Cut:
 
 MODE = "runs"
 """Name of the entry of a state that says who runs the network, beside the groups."""
-MODES = ("module", "module, cautious", "graph")
-"""Who runs the cut network: its own code, with attributes mended boldly or only where no doubt is; or the captured graph."""
+DARING = {"module": 1, "module, daring": 2, "module, cautious": 0}
+"""Ways in which the network's own code may run it: how daringly its attributes are mended."""
+MODES = (*DARING, "graph")
+"""Who runs the cut network: its own code, or the captured graph where none of these ways is exact."""
 
 
 class Pruner:
@@ -225,10 +227,11 @@ class Pruner:
         return Cut(removed, widths, indices, scaled, error, before, self.cost(), self._notes(removed))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Which units of the network as captured are left: group -> bool (size,)."""
-        return {
+        """Which units of the network as captured are left, group -> bool (size,); and who runs it, if not its own code."""
+        left = {
             group.name: self.masks[i].clone() for i, group in enumerate(self.original.groups) if not group.protected
         }
+        return left if self.mode == MODES[0] else {**left, MODE: torch.tensor(MODES.index(self.mode))}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Cut a freshly built original to what `state` told, without choosing; weights are then loaded over it.
@@ -277,7 +280,7 @@ class Pruner:
         if mode == "graph":
             ship(model, self.coupled.walks, left)
         else:
-            mended = mended_attributes(self.coupled.walks, left, self._attributes, bold=mode == "module")
+            mended = mended_attributes(self.coupled.walks, left, self._attributes, DARING[mode])
             attributes = joined(mended, attributes)
         change = relative(self._factors(self.masks, self.mode), self._factors(masks, mode))
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from typing import Any
 
 import torch
@@ -169,8 +171,8 @@ def _extended(labels: Labels, ids: torch.Tensor, dim: int, before: int, after: i
     parts = []
     for number, part in ((before, None), (0, ids), (after, None)):
         if part is None and number:
-            part = labels.fresh(number).view([-1 if d == dim else 1 for d in range(ids.dim())])
-            part = part.expand([number if d == dim else n for d, n in enumerate(ids.shape)])
+            shape = [number if d == dim else n for d, n in enumerate(ids.shape)]
+            part = labels.fresh(math.prod(shape)).view(shape)
         if part is not None:
             parts.append(part)
     return torch.cat(parts, dim)
