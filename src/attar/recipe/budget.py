@@ -120,9 +120,7 @@ def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
     if not math.isfinite(limit) or limit <= 0:
         raise ValueError(f"{kind}={limit!r}: a limit is above zero and finite; give {wanted}")
     if kind != "latency" and limit < 1:
-        raise ValueError(
-            f"{kind}={limit!r} is less than one; for a share write {kind}='{100 * limit:g}%'"
-        )
+        raise ValueError(f"{kind}={limit!r} is less than one; for a share write {kind}='{100 * limit:g}%'")
     return Fraction(limit), False
 
 
