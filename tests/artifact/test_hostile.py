@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from saved_artifacts import change_architecture, network, rewrite, save_network
 from torchvision_ops import define_missing_operators
 
-from attar.artifact import ArtifactError, load, verify
+from attar.artifact import ArtifactError, export_pt2, load, verify
 from attar.artifact.limits import bounded
 
 define_missing_operators()
@@ -81,6 +81,13 @@ def test_files_that_only_verify_reads(artifact):
 def test_manifests_that_are_none(artifact, content):
     (artifact / "manifest.json").write_bytes(content)
     assert_refused(artifact, "manifest.json")
+
+
+def test_sizes_that_no_file_has(artifact):
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["files"]["model.safetensors"]["bytes"] = 10**30
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(artifact, "not the file that was saved")
 
 
 def test_what_is_no_folder(tmp_path, artifact):
@@ -168,6 +175,9 @@ def test_a_pipe_does_not_hang(artifact):
         ({"dtype": "float64"}, "float32.*float64"),
         ({"class_names": "abc"}, "class_names"),
         ({"budget": {"params": "many"}}, "budget"),
+        ({"budget": {"params": 10**400}}, "budget"),
+        ({"counts": {"params": -1}}, "counts"),
+        ({"input": INPUT | {"mean": [10**400]}}, "mean"),
         ({"budget": {"__class__": 1}}, "budget"),
         ({"counts": [1]}, "counts"),
         ({"surgery": "none"}, "surgery"),
@@ -282,21 +292,29 @@ def test_other_weights_than_those_of_the_golden_batch(artifact):
     assert [check.name for check in failed] == ["golden batch"] and "0.01" in failed[0].detail
 
 
-@pytest.mark.parametrize(
-    "golden",
-    [
-        {},
-        {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)},
-        {"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "logits": torch.zeros(0, 3)},
-        {"images": torch.zeros(2, 1, 8, 8), "logits": torch.zeros(2, 3)},
-        {"images": torch.zeros(2, 1, 9, 8, dtype=torch.uint8), "logits": torch.zeros(2, 3)},
-        {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "logits": torch.zeros(2, 4)},
-        {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "logits": torch.full((2, 3), torch.nan)},
-    ],
-)
+GOLDEN = [
+    {},
+    {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)},
+    {"images": torch.zeros(0, 1, 8, 8, dtype=torch.uint8), "logits": torch.zeros(0, 3)},
+    {"images": torch.zeros(2, 1, 8, 8), "logits": torch.zeros(2, 3)},
+    {"images": torch.zeros(2, 1, 9, 8, dtype=torch.uint8), "logits": torch.zeros(2, 3)},
+    {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "logits": torch.zeros(2, 4)},
+    {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "logits": torch.full((2, 3), torch.nan)},
+]
+
+
+@pytest.mark.parametrize("golden", GOLDEN)
 def test_golden_batches_that_prove_nothing(artifact, golden):
     rewrite(artifact, "golden.safetensors", save(golden))
     assert [check.name for check in verify(artifact).checks if check.passed is False] == ["golden batch"]
+
+
+@pytest.mark.parametrize("golden", GOLDEN)
+def test_golden_batches_that_prove_nothing_of_a_view(artifact, golden):
+    export_pt2(artifact)
+    rewrite(artifact, "golden.safetensors", save(golden))
+    found = [check.name for check in verify(artifact, run_programs=True).checks if check.passed is False]
+    assert found == ["golden batch", "view model.pt2"]
 
 
 def test_a_save_that_is_cut_off_leaves_the_old_one(artifact, monkeypatch):

@@ -198,9 +198,12 @@ def test_accuracy_on_real_images_and_probabilities(tmp_path):
         predict(load(folder), data.test_images.float())
 
 
-def test_loading_needs_neither_recipe_nor_training_code(artifact):
+def test_loading_needs_no_recipe_no_training_code_and_no_extra(artifact):
     code = (
-        "import sys, attar; attar.load(sys.argv[1]);"
+        "import sys\n"
+        "for name in ('timm', 'torchvision', 'onnx', 'onnxruntime', 'sklearn', 'matplotlib', 'PIL', 'pytest'):\n"
+        "    sys.modules[name] = None\n"
+        "import attar; attar.load(sys.argv[1]); assert attar.verify(sys.argv[1]).passed;"
         "above = ('attar.pipeline', 'attar.train', 'attar.distil', 'attar.recipe', 'attar.cli', 'attar.report');"
         "print([name for name in sys.modules if name.startswith(above)])"
     )

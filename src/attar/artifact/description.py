@@ -1,6 +1,5 @@
 """arch.json: how the network is made, what goes in and what comes out. Everything but the numbers in the tensors."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,6 +13,7 @@ from attar.models import BuilderSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 COUNTS = ("params", "macs", "bytes", "file_bytes")
+LARGEST_NUMBER = 1e18
 LIMITS = ("params", "macs", "bytes", "latency")
 
 
@@ -158,5 +158,5 @@ def read_versions(data: Any) -> dict[str, str]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether the value is a finite int or float."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether the value is an int or float of a sane magnitude."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER

@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from attar import __version__
 from attar.artifact.description import DTYPES, Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.limits import build_within, largest, portable
@@ -86,7 +86,7 @@ def save(
         dtype=dtype_name(model),
         class_names=tuple(class_names),
         budget=dict(budget or {}),
-        versions={name: version(name) for name in ("attar", "torch")},
+        versions={"attar": __version__, "torch": str(torch.__version__)},
     )
     partial = target.with_name(f".{target.name}.partial")
     if partial.exists():

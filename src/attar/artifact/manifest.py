@@ -96,11 +96,12 @@ def read_file(folder: Path, files: Mapping[str, Entry], name: str) -> bytes:
 
 def read_inside(folder: Path, name: str, largest: int) -> bytes:
     """The content of a file in the folder, if it is not larger than said."""
-    with inside(folder, name).open("rb") as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
+    path = inside(folder, name)
+    size = path.stat().st_size
+    if size > largest:
         raise ArtifactError(f"{name} is larger than the {largest:,} bytes that it may have")
-    return content
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def inside(folder: Path, name: str) -> Path:

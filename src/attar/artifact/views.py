@@ -21,7 +21,7 @@ from attar.artifact.description import Input, description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import GOLDEN, load
 from attar.artifact.manifest import read_file, read_manifest, write_files
-from attar.artifact.weights import from_bytes
+from attar.artifact.weights import read_golden
 
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
@@ -98,8 +98,8 @@ def add_view(folder: Path, name: str, content: bytes, run: Runner) -> View:
 
 def replay_view(folder: Path, name: str, size: int, run: Runner) -> View:
     """Hold a view's logits for the golden images against the golden logits."""
-    golden = from_bytes(read_file(folder, read_manifest(folder), GOLDEN), GOLDEN)
-    wanted, found = golden["logits"], run(golden["images"])
+    images, wanted = read_golden(read_file(folder, read_manifest(folder), GOLDEN), GOLDEN)
+    found = run(images)
     if found.shape != wanted.shape:
         raise ArtifactError(f"{name} gives {tuple(found.shape)} for the golden batch, not {tuple(wanted.shape)}")
     difference = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)

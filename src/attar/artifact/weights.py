@@ -84,6 +84,19 @@ def fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
             tensor.copy_(tensors[name])
 
 
+def read_golden(content: bytes, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images uint8 (B, C, H, W) and logits float32 (B, classes) of a golden file; raises ArtifactError if it has others."""
+    golden = from_bytes(content, name)
+    if set(golden) != {"images", "logits"}:
+        raise ArtifactError(f"{name} must hold images and logits, not {listed(sorted(golden)) or 'nothing'}")
+    images, logits = golden["images"], golden["logits"]
+    if images.dtype != torch.uint8 or images.dim() != 4 or logits.dtype != torch.float32 or logits.dim() != 2:
+        raise ArtifactError(f"{name} must hold images uint8 (B, C, H, W) and logits float32 (B, classes)")
+    if len(images) != len(logits) or len(images) == 0 or not logits.isfinite().all():
+        raise ArtifactError(f"{name} must hold finite logits for each of its images")
+    return images, logits
+
+
 def listed(names: list[str]) -> str:
     """The first few names, and how many more."""
     more = f" and {len(names) - LARGEST_LISTED} more" if len(names) > LARGEST_LISTED else ""
