@@ -14,7 +14,8 @@ from attar.pipeline import folder as run_folder
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "recipes" / "digits.toml")
 TINY = [
-    "teacher.train.warmup=0", "distil.train.warmup=0", "teacher.train.epochs=0.5", "distil.train.epochs=0.5", "prune.steps=2", "prune.train.epochs=0.1",
+    "teacher.train.warmup=0", "distil.train.warmup=0", "teacher.train.epochs=0.5", "distil.train.epochs=0.5",
+    "prune.steps=2", "prune.train.epochs=0.1",
     "prune.final.epochs=0.2", "teacher.arguments.widths=[4,4,4]", "student.arguments.widths=[4,6,8]",
 ]  # fmt: skip
 
@@ -157,9 +158,7 @@ def test_divergence_ends_with_exit_code_1(tmp_path):
 
 def test_a_teacher_given_as_weights_skips_teaching(done, tmp_path):
     out, _ = done
-    result = attar(
-        "run", DIGITS, *TINY, f"teacher.weights={out / 'teach.safetensors'}", "--out", tmp_path / "run"
-    )
+    result = attar("run", DIGITS, *TINY, f"teacher.weights={out / 'teach.safetensors'}", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "teach: epoch" not in result.output
     first, second = (json.loads((run / "test.json").read_text()) for run in (out, tmp_path / "run"))

@@ -82,7 +82,7 @@ def straight(recipe, tmp_path_factory):
 
 
 def test_a_run_killed_a_dozen_times_ends_in_the_same_bits(recipe, straight, tmp_path):
-    reference, seconds = straight
+    reference, _ = straight
     out = tmp_path / "run"
     moments = random.Random(20261122)
     for kill in range(KILLS):

@@ -71,7 +71,7 @@ def test_defaults_fill_what_is_not_said(tmp_path):
         ("temperature = 4", "temprature = 4", ["r.toml:13", "distil.temprature", "did you mean 'temperature'?", "alpha"]),
         ("temperature = 4", "temperature = -1", ["r.toml:13", "distil.temperature = -1", "greater than 0"]),
         ("temperature = 4", "temperature = 'hot'", ["r.toml:13", "distil.temperature = 'hot'", "valid number"]),
-        ("params = 100_000", "parms = 100_000", ["r.toml:18", "prune.budget", "no such key 'parms'", "did you mean 'params'?", "macs"]),
+        ("params = 100_000", "parms = 100_000", ["r.toml:18", "no such key 'parms'", "did you mean 'params'?", "macs"]),
         ("params = 100_000", "params = 'few'", ["prune.budget", "params='few'", "25%"]),
         ("params = 100_000", "params = true", ["prune.budget", "True"]),
         ("[student]\nmodel = \"resnet20\"", "", ["student", "must be given"]),
@@ -92,7 +92,9 @@ def test_faults_are_named_with_place_and_way_out(tmp_path, old, new, expected):
 
 
 def test_every_fault_is_listed_at_once(tmp_path):
-    said = message(tmp_path, GOOD.replace("temperature = 4", "temprature = 4").replace("held_out = 200", "held_out = -1"))
+    said = message(
+        tmp_path, GOOD.replace("temperature = 4", "temprature = 4").replace("held_out = 200", "held_out = -1")
+    )
     assert len(said.splitlines()) == 2
 
 

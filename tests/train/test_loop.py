@@ -1,6 +1,7 @@
 """The one loop: schedules, resume in the same bits, divergence, moving average, cutting of state."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_schedule_warms_up_and_follows_a_cosine():
     assert max(rates) == 1.0
     assert rates[60] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
     assert rates[99] == pytest.approx(0.1, abs=1e-3)
-    assert all(a > b for a, b in zip(rates[20:], rates[21:]))
+    assert all(a > b for a, b in pairwise(rates[20:]))
 
 
 def test_steps_count_whole_batches():

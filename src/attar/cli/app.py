@@ -50,7 +50,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -59,9 +61,12 @@ def _options(
 def run(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, e.g. distil.temperature=2.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, e.g. distil.temperature=2."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
+    ] = None,
 ) -> None:
     """Do a whole run: teach, distil, prune, export, report. The same command continues a stopped run."""
     with explained():
@@ -88,7 +93,9 @@ def run(
 
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="A builder: resnet20, timm:NAME, torchvision:NAME, package.module:function.")],
+    model: Annotated[
+        str, typer.Argument(help="A builder: resnet20, timm:NAME, torchvision:NAME, package.module:function.")
+    ],
     widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 9,19,39.")] = None,
     input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
     classes: Annotated[int, typer.Option(help="Classes.")] = 10,
@@ -98,7 +105,7 @@ def summary(
         shape = numbers(input, "--input", 3)
         import attar
 
-        arguments = {"in_channels": shape[0], "classes": classes}
+        arguments: dict[str, object] = {"in_channels": shape[0], "classes": classes}
         if widths is not None:
             arguments["widths"] = numbers(widths, "--widths")
         print(attar.summary(attar.build(model, **arguments), tuple(shape)))
@@ -115,7 +122,9 @@ def plan(
     classes: Annotated[int, typer.Option(help="Classes.")] = 10,
     allocation: Annotated[str, typer.Option(help="even, global or isomorphic.")] = "global",
     importance: Annotated[str, typer.Option(help="The criterion that ranks units.")] = "group_norm",
-    protect: Annotated[list[str] | None, typer.Option(help="Name or pattern of what stays whole; repeat for more.")] = None,
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Name or pattern of what stays whole; repeat for more.")
+    ] = None,
     round_to: Annotated[int, typer.Option(help="Widths are kept multiples of this.")] = 1,
 ) -> None:
     """Dry run of a cut: what would go, widths and cost before and after, the smallest reachable. Changes nothing."""
@@ -129,7 +138,7 @@ def plan(
         arguments: dict[str, object] = {"in_channels": shape[0], "classes": classes}
         if widths is not None:
             arguments["widths"] = numbers(widths, "--widths")
-        settings = {
+        settings: dict[str, object] = {
             "allocation": allocation,
             "importance": importance,
             "protect": protect or (),

@@ -22,7 +22,9 @@ def plan_text(
     pruner = Pruner(build(model, **arguments), torch.randn(2, *shape), **settings)  # type: ignore[arg-type]
     least = pruner.minimum()
     cut = pruner.step(budget)
-    return "\n".join([f"{model} under {budget}", "", _widths(cut), "", _costs(cut, least.as_dict()), *_notes(cut, pruner)])
+    return "\n".join(
+        [f"{model} under {budget}", "", _widths(cut), "", _costs(cut, least.as_dict()), *_notes(cut, pruner)]
+    )
 
 
 def _widths(cut: Cut) -> str:

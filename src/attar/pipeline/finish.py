@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ def export(session: Session) -> None:
 def report(session: Session) -> dict[str, Any]:
     """Write the report into the artifact; returns its facts. The test images are read the first time only."""
     facts = gather(session)
-    content: dict[str, artifact.Content] = {"report.json": report_json(facts)}
+    content: dict[str, bytes | str | Path] = {"report.json": report_json(facts)}
     plot = frontier_plot(facts)
     if plot is not None:
         content["frontier.svg"] = plot
@@ -77,9 +78,7 @@ def gather(session: Session) -> dict[str, Any]:
             if folder.finished(stage)
         },
         "images_seen": {
-            stage: folder.result(stage)[1]["images"]
-            for stage in ("teach", "distil", "prune")
-            if folder.finished(stage)
+            stage: folder.result(stage)[1]["images"] for stage in ("teach", "distil", "prune") if folder.finished(stage)
         },
         "layers": summary(model, session.data.image_shape).to_dict(),
         "summary": str(summary(model, session.data.image_shape)),

@@ -41,14 +41,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a+")
         except OSError as error:
-            raise RunError(f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out") from None
+            raise RunError(
+                f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             self._lock.close()
-            raise RunError(f"the run folder {self.path} is in use by process {holder}; wait for it or stop it") from None
+            raise RunError(
+                f"the run folder {self.path} is in use by process {holder}; wait for it or stop it"
+            ) from None
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -88,7 +92,9 @@ class RunFolder:
         plain = recipe.model_dump(mode="json")
         if not file.exists():
             if leftover := [p.name for p in self.path.iterdir() if p.name != ".lock"]:
-                raise RunError(f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another")
+                raise RunError(
+                    f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another"
+                )
             self.write_json("run.json", {"recipe": plain, **facts, "starts": [facts["command"]]})
             return facts
         old = json.loads(file.read_text())

@@ -74,4 +74,3 @@ class Session:
         """Images that a call of the loop will see."""
         samples = len(self.split.train)
         return steps_for(training, samples) * min(training.batch, samples)
-

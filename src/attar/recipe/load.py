@@ -122,7 +122,9 @@ def _explain(fault: Any, values: dict[str, Any], where: str, lines: dict[Place, 
         return f"{start}: must be given"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return f"{start} = {fault['input']!r}; {did_you_mean(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
+        return (
+            f"{start} = {fault['input']!r}; {did_you_mean(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
+        )
     message = str(context["error"]) if "error" in context else fault["msg"]
     shown = fault["input"]
     value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"

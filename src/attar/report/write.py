@@ -35,7 +35,9 @@ def verdict_line(facts: Facts) -> str:
     """One line: what came out."""
     test = facts["test"]["student"]
     after = facts["cost"]["after"]
-    line = f"{percent(test['accuracy'])} {interval(test)} on {test['n']:,} test images with {after['params']:,} parameters"
+    line = (
+        f"{percent(test['accuracy'])} {interval(test)} on {test['n']:,} test images with {after['params']:,} parameters"
+    )
     if "teacher" in facts["test"]:
         line += f"; teacher {percent(facts['test']['teacher']['accuracy'])}"
     return line
@@ -108,7 +110,10 @@ def _origin(facts: Facts) -> str:
         ["recipe", f"{facts['name']}, seed {facts['recipe']['seed']}"],
         ["data", f"{facts['data']['name']} ({facts['data']['fingerprint'][:16]}), {facts['data']['source']}"],
         ["split", f"{facts['split']['train']:,} training, {facts['split']['held_out']:,} held out"],
-        ["machine", f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads"],
+        [
+            "machine",
+            f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads",
+        ],
         ["versions", f"Python {environment['python']}, {versions}"],
         ["commit", str(environment["commit"])],
     ]

@@ -11,6 +11,7 @@ import torch
 from attar.data import Views
 from attar.distil import Batch, Objective
 from attar.recipe import Training
+from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
 from attar.train.state import TrainState
 
@@ -80,6 +81,20 @@ def fit(
         Diverged: the loss is NaN, infinite, or a hundred times the first one.
     """
     state.begin(training)
+    with fast_batch_norm(state.model):
+        _steps(state, objective, views, samples, training, view_pool, on_step, on_epoch)
+
+
+def _steps(
+    state: TrainState,
+    objective: Objective,
+    views: Views,
+    samples: torch.Tensor,
+    training: Training,
+    view_pool: int,
+    on_step: Callable[[Progress], None],
+    on_epoch: Callable[[Progress], None],
+) -> None:
     model, optimiser, at = state.model, state.optimiser, state.position
     assert optimiser is not None
     steps, batch_size = steps_for(training, len(samples)), min(training.batch, len(samples))
@@ -110,9 +125,7 @@ def fit(
         at.step, at.offset, at.images = at.step + 1, at.offset + batch_size, at.images + batch_size
         at.loss_sum, at.count = at.loss_sum + value * batch_size, at.count + batch_size
         at.hits += int((logits.detach().argmax(1) == labels).sum())
-        progress = Progress(
-            at.step, steps, at.epoch, rate, at.loss_sum / at.count, at.hits / at.count, at.images
-        )
+        progress = Progress(at.step, steps, at.epoch, rate, at.loss_sum / at.count, at.hits / at.count, at.images)
         if at.step == steps or at.offset + batch_size > len(samples):
             at.loss_sum, at.hits, at.count = 0.0, 0, 0
             on_epoch(progress)

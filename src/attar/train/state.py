@@ -147,7 +147,9 @@ class TrainState:
 
     def _set_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
         assert self.optimiser is not None
-        wanted = {"momentum_buffer"} if isinstance(self.optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+        wanted = (
+            {"momentum_buffer"} if isinstance(self.optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+        )
         for name, parameter in self._named.items():
             state = moments.get(name, {})
             if set(state) == wanted:  # another optimiser's moments mean nothing to this one
