@@ -196,3 +196,28 @@ def test_summary_is_the_references_table():
 def test_version_and_models():
     assert attar("--version").output.startswith("attar ")
     assert "resnet20" in attar("models").output.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prune.importance=taylor", "prune.schedule=linear", "prune.allocation=isomorphic"],
+        ["prune.sparse.train.epochs=0.3", "prune.sparse.train.learning_rate=0.05", "prune.floors=0.5"],
+        ["prune.budget={macs='50%', bytes='60%'}", "prune.round_to=2"],
+    ],
+    ids=["gradients", "sparse", "several limits"],
+)
+def test_ways_to_prune(tmp_path, arguments):
+    out = tmp_path / "run"
+    result = attar("run", DIGITS, *TINY, *arguments, "--out", out)
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "artifact" / "report.json").read_text())
+    assert all(report["cost"]["after"][kind] <= limit for kind, limit in report["budget"].items())
+    assert [point["step"] for point in report["frontier"]] == [0, 1, 2]
+    widths = report["frontier"][-1]["widths"], report["frontier"][0]["widths"]
+    cut = [after for group, after in widths[0].items() if after < widths[1][group]]
+    assert cut
+    if "prune.round_to=2" in arguments:
+        assert all(after % 2 == 0 for after in cut)
+    if "prune.floors=0.5" in arguments:
+        assert all(after >= widths[1][group] // 2 for group, after in widths[0].items())

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attar import artifact
-from attar.pipeline.pruning import pruned_student
+from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import trained_teacher
 from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
@@ -32,7 +32,7 @@ def export(session: Session) -> None:
         mean=session.mean,
         std=session.std,
         golden=golden,
-        surgery=session.folder.result("prune")[1]["surgery"] if recipe.prune is not None else None,
+        **(surgery_record(session) if recipe.prune is not None else {}),
         class_names=session.data.class_names,
         budget=budget_limits(session),
     )
@@ -55,7 +55,7 @@ def report(session: Session) -> dict[str, Any]:
 def gather(session: Session) -> dict[str, Any]:
     """Everything that the report says, as plain data."""
     folder, recipe = session.folder, session.recipe
-    model = artifact.load(folder.artifact)
+    model = artifact.load(folder.artifact, allow=[recipe.student.model])  # the user named it himself
     description = model.artifact
     assert isinstance(description, artifact.Description)
     test = _test(session, model)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from attar.distil import Batch, Objective
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.teaching import objective
-from attar.prune import Pruner, describe, reshape
-from attar.recipe import Prune, Training
+from attar.prune import Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
+from attar.prune.importance import NEEDS_GRADIENTS
+from attar.recipe import Budget, Prune, Training
 from attar.train import TrainState
 
 KEPT = "kept/"
-"""Prefix of the engine's own tensors in checkpoints."""
+"""Prefix of the engine's own tensors in checkpoints and results."""
+GRADIENT_BATCHES, GRADIENT_BATCH = 8, 64
+"""Training images that gradient criteria look at: five hundred are plenty to rank units."""
 
 
 def make_pruner(session: Session) -> Pruner:
@@ -33,7 +38,9 @@ def make_pruner(session: Session) -> Pruner:
         importance=settings.importance,
         allocation=settings.allocation,
         protect=settings.protect,
+        policy=settings.policy,
         round_to=settings.round_to,
+        floors=settings.floors,
     )
 
 
@@ -56,15 +63,16 @@ def prune(session: Session) -> None:
     assert settings is not None
     weights, distilled = session.folder.result("distil")
     pruner = make_pruner(session)
-    limits = settings.budget.schedule(pruner.cost().as_dict(), settings.steps)
+    limits = settings.budget.schedule(_whole_cost(pruner, settings.budget), settings.steps, settings.schedule)
     resumed = session.folder.resume("prune")
     if resumed is None:
         session.folder.begin("prune", "distil")
         pruner.model.load_state_dict(weights)
         state = TrainState(pruner.model, session.machine)
         state.position.epoch = distilled["epoch"]  # go on with views that the student has not seen
-        first, pending = 1, None
-        frontier = [{"step": 0, **_facts(pruner), "held_out": distilled["held_out"]}]
+        start = {"step": 0, **_facts(pruner)}
+        first, pending = (0, start) if settings.sparse else (1, None)
+        frontier = [] if settings.sparse else [{**start, "held_out": distilled["held_out"]}]
     else:
         tensors, numbers = resumed
         pruner.restore(_engine_state(tensors))
@@ -74,22 +82,26 @@ def prune(session: Session) -> None:
 
     loop = StageLoop(session, "prune", state, _work(session, settings))
     goal = objective(session)
+    context = _gradients(session, pruner, goal)
     for step in range(first, settings.steps + 1):
         if pending is None:
-            pending = _cut(loop, pruner, limits[step - 1], step)
+            pending = _cut(loop, pruner, limits[step - 1], step, context())
         loop.numbers = {"step": step, "frontier": frontier, "pending": pending}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
         loop.save()
         label = f"step {step}/{settings.steps}"
-        held_out = loop.fit(_training(settings, step), goal, label, session.recipe.distil.view_pool)
+        held_out = loop.fit(
+            _training(settings, step), _goal(settings, step, goal, pruner), label, session.recipe.distil.view_pool
+        )
         frontier.append({**pending, "held_out": held_out})
         _tell(session, frontier[-1], label)
         pending = None
-    surgery = describe(pruner.model, session.build(session.recipe.student))
+    own_code = pruner.mode != "graph"
+    surgery = describe(pruner.model, session.build(session.recipe.student)) if own_code else None
     with state.averaged() as final:
         session.folder.finish(
             "prune",
-            final.state_dict(),
+            {**final.state_dict(), **loop.tensors},
             {
                 "images": state.position.images,
                 "frontier": frontier,
@@ -101,15 +113,30 @@ def prune(session: Session) -> None:
 
 def pruned_student(session: Session) -> torch.nn.Module:
     """The student as the finished stage `prune` left it."""
-    weights, numbers = session.folder.result("prune")
-    model = reshape(session.build(session.recipe.student), numbers["surgery"])
-    model.load_state_dict(weights)
+    tensors, numbers = session.folder.result("prune")
+    if numbers["surgery"] is None:
+        pruner = make_pruner(session)
+        pruner.restore(_engine_state(tensors))
+        model = pruner.model
+    else:
+        model = reshape(session.build(session.recipe.student), numbers["surgery"])
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(KEPT)})
     return model
 
 
-def _cut(loop: StageLoop, pruner: Pruner, limits: dict[str, float], step: int) -> dict[str, Any]:
+def surgery_record(session: Session) -> dict[str, Any]:
+    """How the student was cut, as `attar.artifact.save` wants it: final shapes, or the kept units of a captured graph."""
+    tensors, numbers = session.folder.result("prune")
+    if numbers["surgery"] is None:
+        return {"kept": _engine_state(tensors)}
+    return {"surgery": numbers["surgery"]}
+
+
+def _cut(
+    loop: StageLoop, pruner: Pruner, limits: dict[str, float], step: int, context: Context | None
+) -> dict[str, Any]:
     """One cut, proved by the engine; moments and moving average follow. Returns what the frontier keeps of it."""
-    cut = pruner.step(limits)
+    cut = pruner.step(limits, context)
     loop.state.cut(pruner.model, cut.kept)
     return {
         "step": step,
@@ -129,16 +156,53 @@ def _engine_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(KEPT): mask for name, mask in tensors.items() if name.startswith(KEPT)}
 
 
+def _whole_cost(pruner: Pruner, budget: Budget) -> dict[str, float]:
+    """What the uncut student costs; its latency too where that is limited."""
+    whole: dict[str, float] = {**pruner.cost().as_dict()}
+    if budget.latency is not None:
+        whole["latency"] = pruner.latency(budget.batch, budget.threads).seconds
+    return whole
+
+
+def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[], Context | None]:
+    """Gradients of the objective on a few batches of training images, for the criteria that need them."""
+    settings = session.recipe.prune
+    assert settings is not None
+    if settings.importance not in NEEDS_GRADIENTS:
+        return lambda: None
+    batches = session.split.train[: GRADIENT_BATCHES * GRADIENT_BATCH].split(GRADIENT_BATCH)
+
+    def context() -> Context:
+        views = [Batch(*session.views.plain(samples), 0, samples) for samples in batches]
+        return collect_gradients(pruner.model, views, lambda model, batch: goal(model, batch)[0], session.recipe.seed)
+
+    return context
+
+
+def _goal(settings: Prune, step: int, goal: Objective, pruner: Pruner) -> Objective:
+    """The objective; before the first cut, with the penalty of sparse learning."""
+    if step > 0 or settings.sparse is None:
+        return goal
+    return WithPenalty(goal, GroupLasso(pruner.structure, settings.sparse.strength, settings.sparse.alpha))
+
+
 def _training(settings: Prune, step: int) -> Training:
+    if step == 0:
+        assert settings.sparse is not None
+        return settings.sparse.train
     return settings.final if settings.final is not None and step == settings.steps else settings.train
 
 
 def _work(session: Session, settings: Prune) -> float:
-    return sum(session.work(_training(settings, step)) for step in range(1, settings.steps + 1))
+    first = 0 if settings.sparse else 1
+    return sum(session.work(_training(settings, step)) for step in range(first, settings.steps + 1))
 
 
 def _tell(session: Session, point: dict[str, Any], label: str) -> None:
     """One line about a finished step."""
+    if point["step"] == 0:
+        session.watcher.note(f"prune, {label}: sparse learning done")
+        return
     if point["held_out"] is None:
         accuracies = ""
     else:

@@ -67,7 +67,9 @@ def _prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     except ValueError as error:
         raise RecipeError(str(error)) from None
     try:
-        data = load_data(recipe.data.source, recipe.data.folder, progress=lambda text, done: watcher.note(text))
+        data = load_data(
+            recipe.data.source, recipe.data.folder, lambda text, done: watcher.note(text), recipe.data.size
+        )
     except DataError as error:
         raise DataError(f"data.source = {recipe.data.source!r}: {error}") from None
     try:

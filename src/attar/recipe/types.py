@@ -23,11 +23,13 @@ class Table(BaseModel):
 
 class Data(Table):
     source: str
-    """`fashion-mnist`, `digits`, or any other source that `attar.data.load_data` knows."""
+    """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE` or `folder:PATH`."""
     folder: str | None = None
     """Where the data's files are; looked at first. Without it: cache, system folder, download."""
     held_out: Annotated[int, Field(ge=0)] = 5000
     """Training images kept out for every choice (stratified). 0 trains on all of them: only for a frozen recipe."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Pixels on each side of a `folder:`'s pictures; without it, from the pictures."""
     split_seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -44,6 +46,8 @@ class Augment(Table):
     """Smallest and largest erased share of the image's area."""
     erase_aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
     """Smallest and largest height / width of the erased rectangle."""
+    erase_fill: Literal["mean", "random", "black"] = "mean"
+    """What the rectangle is filled with: the mean that images are normalised by, random pixels, or 0."""
 
     @field_validator("erase_area", "erase_aspect", mode="before")
     @classmethod
@@ -137,12 +141,24 @@ class Distil(Table):
     train: Training
 
 
+class Sparse(Table):
+    """Sparse learning before the first cut: DepGraph's group lasso (Fang et al. 2023) beside the objective."""
+
+    strength: Positive = 1e-4
+    alpha: NonNegative = 4.0
+    """How much harder the least important unit of a group is shrunk than the most important: 2^alpha times."""
+    train: Training
+
+
 class Prune(Table):
     """Iterative structured pruning under the budget, with fine-tuning by the distillation objective after every step."""
 
     budget: Budget
     steps: Annotated[int, Field(ge=1)] = 30
+    schedule: Literal["geometric", "linear"] = "geometric"
+    """How the limits fall to the budget: by the same share in every step, or by the same amount."""
     importance: str = "group_norm"
+    """The criterion that ranks units; `taylor` and `fisher` look at gradients of the objective."""
     allocation: Literal["even", "global", "isomorphic"] = "even"
     """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;
     `isomorphic`: ranked within groups of the same structure (Fang et al. 2024)."""
@@ -150,6 +166,12 @@ class Prune(Table):
     """Names or patterns of parameters whose groups stay whole."""
     round_to: Annotated[int, Field(ge=1)] = 1
     """Widths are kept multiples of this."""
+    floors: float | dict[str, float] | None = None
+    """Least units per group: a count, or a share below 1 of the original; one for all, or by name or pattern."""
+    policy: Literal["normal", "strict"] = "normal"
+    """`strict` keeps units that a norm or a softmax mixes; `normal` cuts them and says so."""
+    sparse: Sparse | None = None
+    """Training with a penalty before the first cut."""
     train: Training
     """Fine-tuning after every step."""
     final: Training | None = None
