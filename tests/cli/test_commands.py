@@ -221,3 +221,17 @@ def test_ways_to_prune(tmp_path, arguments):
         assert all(after % 2 == 0 for after in cut)
     if "prune.floors=0.5" in arguments:
         assert all(after >= widths[1][group] // 2 for group, after in widths[0].items())
+
+
+def test_a_cut_that_cannot_be_proved_stops_the_run(tmp_path, monkeypatch):
+    from attar.prune import ProofError, Pruner
+
+    def wrong(self, indices, masks):
+        raise ProofError("the cut was not done: relative error 0.5")
+
+    monkeypatch.setattr(Pruner, "_prove", wrong)
+    result = attar("run", DIGITS, *TINY, "--out", tmp_path / "run")
+    assert result.exit_code == 1, result.output
+    assert "relative error 0.5" in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run" / "artifact").exists()

@@ -75,6 +75,7 @@ def run(
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
         from attar.pipeline import Interrupted, run
+        from attar.prune import ProofError
         from attar.report import verdict_line
         from attar.train import CheckpointError, Diverged
 
@@ -84,7 +85,7 @@ def run(
                 facts = run(checked, folder, watcher)
         except Interrupted as stop:
             _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED)
-        except (Diverged, CheckpointError) as error:
+        except (Diverged, CheckpointError, ProofError) as error:
             _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED)
         print(f"\n{verdict_line(facts)}")
         print(f"report:   {folder / 'artifact' / 'report.md'}")
