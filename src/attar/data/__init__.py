@@ -5,7 +5,7 @@ from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data
 from attar.data.split import Split, split
-from attar.data.views import Views
+from attar.data.views import Views, random_order
 
 __all__ = [
     "NAMES",
@@ -18,5 +18,6 @@ __all__ = [
     "from_dataset",
     "load_data",
     "pixel_statistics",
+    "random_order",
     "split",
 ]

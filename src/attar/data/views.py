@@ -32,6 +32,7 @@ class Views:
     """Batches of views of `images` (uint8 (N, C, H, W)), whole on `device`; sample ids are indices into `images`.
 
     mean, std: of each channel, for pixels in 0..1 (see `pixel_statistics`).
+    order_seed: of the order in which an epoch takes the samples; the views' own seed unless given.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Views:
         device: torch.device | str = "cpu",
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
+        order_seed: int | None = None,
     ) -> None:
         check_seed(seed)
         channels = images.shape[1]
@@ -54,6 +56,7 @@ class Views:
         self.labels = labels.to(device)
         self.augmentation = augmentation
         self.seed = seed
+        self.order_seed = seed if order_seed is None else order_seed
         self.device = self.images.device
         # Pixels are integers 0..255: (pixel - shift) * scale is two exactly rounded operations, the same everywhere.
         shift, scale = torch.tensor([mean, std], dtype=torch.float64).mul(255).view(2, 1, channels, 1, 1)
@@ -65,9 +68,7 @@ class Views:
 
     def order(self, epoch: int, samples: Tensor) -> Tensor:
         """The sample ids (int64, on the CPU) in the order of this epoch, whatever order they are given in."""
-        samples = samples.cpu().sort().values
-        first, second, _, _ = words(self.seed, Stream.ORDER, epoch, samples)
-        return samples[torch.argsort(sort_key(first, second), stable=True)]
+        return random_order(self.order_seed, epoch, samples)
 
     def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
@@ -107,6 +108,13 @@ class Views:
             ]
             self._tables[epoch] = torch.cat(tables).to(self.device)
         return self._tables[epoch]
+
+
+def random_order(seed: int, epoch: int, samples: Tensor) -> Tensor:
+    """The sample ids (int64, on the CPU) in an order that is a pure function of (seed, epoch, set of samples)."""
+    samples = samples.cpu().sort().values
+    first, second, _, _ = words(seed, Stream.ORDER, epoch, samples)
+    return samples[torch.argsort(sort_key(first, second), stable=True)]
 
 
 def _crop_and_mirror(pixels: Tensor, here: Tensor, padding: int) -> Tensor:

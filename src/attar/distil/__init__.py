@@ -1,15 +1,33 @@
 """Distillation: losses as pure functions, objectives for the one loop, the teacher's outputs per view."""
 
+from attar.distil.cache import TeacherError, ViewOutputs
+from attar.distil.coding import coding_for
 from attar.distil.losses import distillation_loss, kl_divergence
 from attar.distil.objective import Batch, FromTeacher, Objective, OnlineTeacher, TeacherOutputs, from_labels
+from attar.distil.pools import Pool, cache_limit, cache_mode, find_pool, kept_pools, pools_folder, remove_pool
+from attar.distil.shipped import OutputsError, ShippedOutputs, export_pool, read_outputs
 
 __all__ = [
     "Batch",
     "FromTeacher",
     "Objective",
     "OnlineTeacher",
+    "OutputsError",
+    "Pool",
+    "ShippedOutputs",
+    "TeacherError",
     "TeacherOutputs",
+    "ViewOutputs",
+    "cache_limit",
+    "cache_mode",
+    "coding_for",
     "distillation_loss",
+    "export_pool",
+    "find_pool",
     "from_labels",
+    "kept_pools",
     "kl_divergence",
+    "pools_folder",
+    "read_outputs",
+    "remove_pool",
 ]

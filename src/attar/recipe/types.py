@@ -116,11 +116,22 @@ class Network(Table):
 
 
 class Teacher(Network):
+    model: str = ""
+    """The builder's name, as for any network; left out where `outputs` stand in for the network."""
     train: Training | None = None
     """How it is taught; not needed where `weights` are given."""
+    outputs: str | None = None
+    """A file of its outputs for a pool of views (`attar cache export`), in place of the network."""
 
     @model_validator(mode="after")
     def _trained_somehow(self) -> Teacher:
+        if self.outputs is not None:
+            if self.model or self.weights is not None or self.train is not None:
+                given = [name for name in ("model", "weights", "train") if getattr(self, name)]
+                raise ValueError(f"`outputs` stand in for the teacher's network; leave {', '.join(given)} out")
+            return self
+        if not self.model:
+            raise ValueError("a teacher needs a `model`, or `outputs` (a file) in its place")
         if self.weights is None and self.train is None:
             raise ValueError("a teacher needs either `weights` (a file) or a [teacher.train] table")
         return self
@@ -138,6 +149,8 @@ class Distil(Table):
     """Weight of the teacher; 0 trains on labels alone."""
     view_pool: Annotated[int, Field(ge=0)] = 0
     """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
+    view_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of the views alone, so that runs of several seeds share the teacher's outputs; without it, the recipe's seed."""
     train: Training
 
 
@@ -234,4 +247,19 @@ class Recipe(Table):
                 f"distil.alpha = {self.distil.alpha:g} asks for a teacher and there is none; "
                 "add a [teacher] table or set distil.alpha = 0"
             )
+        if self.teacher is not None and self.teacher.outputs is not None and self.distil.view_pool == 0:
+            raise ValueError(
+                "teacher.outputs holds the outputs for a pool of views and distil.view_pool = 0 asks for new views in "
+                "every epoch; set distil.view_pool to the file's number of epochs"
+            )
         return self
+
+    @property
+    def view_seed(self) -> int:
+        """Seed of the views."""
+        return self.seed if self.distil.view_seed is None else self.distil.view_seed
+
+    @property
+    def teacher_network(self) -> Teacher | None:
+        """The teacher where it is a network, and not a file of outputs."""
+        return self.teacher if self.teacher is not None and self.teacher.outputs is None else None

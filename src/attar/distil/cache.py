@@ -1,0 +1,168 @@
+"""The teacher's outputs for every view, computed once: what distillation asks instead of the teacher.
+
+Because a view is a pure function of (seed, epoch, sample), so are the teacher's logits for it. They are kept for every
+training sample of a view epoch, on disk (shared by all stages, runs, students and seeds that see the same views through
+the same teacher) or, where nothing is to be stored, in memory while the epoch lasts.
+
+**The same bits with and without the store.** What a network says of an image depends, in the last bits, on the batch
+that the image comes in: on this project's CPUs float32 convolutions and products choose their kernels by batch size and
+by the place in the batch (logits of a ResNet-20 moved by up to 6e-7, of a DenseNet by 2e-3; bfloat16 autocast moved
+none). So the teacher is always shown the same blocks of 256 views, in an order that is a pure function of (view seed,
+epoch, samples), and the student's loss always sees the rounded logits that a store would give back. On one CPU with one
+number of threads and one version of torch that makes the results of training identical, bit by bit, whether outputs were
+stored, remembered from a killed run, or computed just now; these facts are part of the key, so other machines do not mix
+theirs in. On a GPU the same holds as far as the library's forward kernels are deterministic for a fixed shape (cuDNN's
+usual choice is, `cudnn.benchmark = True` need not be); nothing here depends on it but the last bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attar.data import Views, random_order
+from attar.distil.coding import Coding
+from attar.distil.objective import Batch
+from attar.distil.pools import Pool
+from attar.distil.store import BLOCK, Rows, StoredRows, blocks
+
+EPOCHS_OPEN = 2
+"""View epochs held open (on disk) or remembered (in memory)."""
+
+Evaluate = Callable[[Tensor], Tensor]
+"""Normalised images (n, C, H, W) -> the teacher's logits float32 (n, classes), in eval mode, without gradients."""
+Tell = Callable[[str], None]
+"""Takes a line for whoever watches."""
+
+
+class TeacherError(ValueError):
+    """The teacher's outputs cannot be used."""
+
+
+@dataclass
+class _Epoch:
+    order: Tensor
+    """int64 (n,): the sample ids, in the order of the rows."""
+    row: npt.NDArray[np.int64]
+    """Of each sample id; -1 for samples that are not trained on."""
+    rows: Rows
+
+
+class ViewOutputs:
+    """The teacher's outputs per view, from the store where it has them, from the teacher where it has not."""
+
+    def __init__(
+        self,
+        views: Views,
+        samples: Tensor,
+        evaluate: Evaluate,
+        coding: Coding,
+        temperature: float = 1.0,
+        pool: Pool | None = None,
+        tell: Tell = lambda line: None,
+    ) -> None:
+        """
+        Args:
+            views: where the views come from; its seed names them.
+            samples: int64 (n,): all ids that will be asked for, whatever the batches.
+            evaluate: the teacher; called with blocks of 256 views of one epoch (the last block is shorter).
+            coding: how a row of logits is kept.
+            temperature: of the softmax that the outputs go into; matters only to codings that drop classes.
+            pool: the store; None keeps an epoch in memory while it lasts.
+            tell: told of damage, of lack of room, and of computations that take long.
+        """
+        self.views, self.samples, self.evaluate = views, samples.cpu().sort().values, evaluate
+        self.coding, self.temperature, self.pool, self.tell = coding, temperature, pool, tell
+        self._epochs: dict[int, _Epoch] = {}
+        self._told: set[str] = set()
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The teacher's logits, float32 (batch, classes), on the views' device.
+
+        Raises:
+            TeacherError: a logit is not a number.
+        """
+        epoch = self._epoch(batch.epoch)
+        index = epoch.row[batch.samples.cpu().numpy()]
+        assert (index >= 0).all(), "a batch with samples that were not announced"
+        self._complete(batch.epoch, np.unique(index // BLOCK))
+        rows = torch.from_numpy(epoch.rows.data[index])
+        return self.coding.decode(rows, self.temperature).to(self.views.device)
+
+    def fill(self, epoch: int) -> None:
+        """Compute whatever is missing of a view epoch.
+
+        Raises:
+            TeacherError: a logit is not a number.
+        """
+        self._complete(epoch, np.arange(blocks(len(self.samples))))
+
+    def stored(self, epoch: int) -> bool:
+        """Whether all of a view epoch is on disk."""
+        rows = self._epoch(epoch).rows
+        return isinstance(rows, StoredRows) and rows.complete
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            while len(self._epochs) >= EPOCHS_OPEN:
+                del self._epochs[next(iter(self._epochs))]
+            order = random_order(self.views.seed, epoch, self.samples)
+            row = np.full(len(self.views), -1, np.int64)
+            row[order.numpy()] = np.arange(len(order))
+            self._epochs[epoch] = _Epoch(order, row, self._rows(epoch))
+        return self._epochs[epoch]
+
+    def _rows(self, epoch: int) -> Rows:
+        n, row_bytes = len(self.samples), self.coding.row_bytes
+        try:
+            stored = self.pool.open(epoch, self.samples, row_bytes) if self.pool else None
+        except OSError as error:
+            self._tell_once(f"teacher's outputs are not stored: {error}; the teacher runs for every epoch instead")
+            stored = None
+        if stored is not None and stored.damaged:
+            self.tell(
+                f"{stored.path}: {stored.damaged} of {blocks(n)} blocks were damaged; the teacher computes them anew"
+            )
+        return stored if stored is not None else Rows(n, row_bytes)
+
+    def _complete(self, number: int, wanted: npt.NDArray[np.int64]) -> None:
+        epoch = self._epoch(number)
+        missing = epoch.rows.missing(wanted)
+        last = start = time.monotonic()
+        for done, block in enumerate(missing):
+            if time.monotonic() - last >= 2:
+                last = time.monotonic()
+                left = (last - start) / done * (len(missing) - done)
+                self.tell(
+                    f"the teacher looks at the views of epoch {number}: {done / len(missing):.0%}, {left:.0f} s left"
+                )
+            samples = epoch.order[block * BLOCK : (block + 1) * BLOCK]
+            logits = self.evaluate(self.views.batch(number, samples)[0])
+            if not torch.isfinite(logits).all():
+                raise TeacherError(
+                    f"the teacher's outputs for views of epoch {number} are not finite numbers (samples "
+                    f"{samples[~torch.isfinite(logits).all(1).cpu()][:5].tolist()}); check its weights and compute.precision"
+                )
+            try:
+                epoch.rows.write(block, self.coding.encode(logits).numpy())
+            except OSError as error:
+                self._tell_once(f"teacher's outputs cannot be stored: {error}; they stay in memory for this epoch")
+                epoch.rows = _in_memory(epoch.rows)
+                epoch.rows.write(block, self.coding.encode(logits).numpy())
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
+
+def _in_memory(rows: Rows) -> Rows:
+    copy = Rows(rows.n, rows.data.shape[1])
+    copy.data[:], copy.have[:] = rows.data, rows.have
+    return copy

@@ -1,0 +1,131 @@
+"""A teacher's outputs as one file that can be given in place of the teacher.
+
+A safetensors file: `rows` uint8 (view epochs, samples, bytes of a row), coded as `coding` says; `samples` int64
+(samples,), ascending ids. Its metadata (JSON under the name `attar`) says what teacher, data, augmentation and seed the
+outputs belong to, and carries the rows' sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from attar.data import random_order
+from attar.distil.coding import Coding, Levels, coding_named
+from attar.distil.objective import Batch
+from attar.distil.pools import Kept
+
+FORMAT = 1
+
+
+class OutputsError(ValueError):
+    """A file of outputs cannot be written or read; the message says why."""
+
+
+@dataclass(frozen=True)
+class ShippedOutputs:
+    """What a file holds; call it with a batch for the teacher's logits."""
+
+    facts: dict[str, Any]
+    rows: Tensor
+    """uint8 (epochs, n, row_bytes)."""
+    samples: Tensor
+    """int64 (n,), ascending."""
+    coding: Coding
+    temperature: float = 1.0
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The teacher's logits, float32 (batch, classes), on the device of the batch's images."""
+        index = torch.searchsorted(self.samples, batch.samples.cpu())
+        return self.coding.decode(self.rows[batch.epoch, index], self.temperature).to(batch.images.device)
+
+
+def export_pool(pool: Kept, epochs: int | None = None, one_byte: bool = False) -> bytes:
+    """The contents of a file that stands in for the teacher.
+
+    Args:
+        pool: where the outputs are.
+        epochs: the first so many view epochs; all that are there unless given.
+        one_byte: a byte for each logit instead of two.
+
+    Raises:
+        OutputsError: an epoch is missing, incomplete or damaged, or the coding has no smaller form.
+    """
+    numbers = range(epochs if epochs is not None else len(pool.epochs))
+    if not pool.facts or not numbers:
+        raise OutputsError(f"the pool {pool.key} holds no outputs; `attar cache fill RECIPE` computes them")
+    coding = coding_named(pool.facts["coding"], pool.facts["classes"])
+    if one_byte and coding.name != "float16":
+        raise OutputsError(f"outputs kept as {coding.name} are as small as they get; leave --one-byte out")
+    samples = pool.samples()
+    tables = [_sorted_rows(pool, epoch, samples) for epoch in numbers]
+    if one_byte:
+        levels = Levels(coding.classes)
+        tables, coding = [levels.encode(coding.decode(table, 1.0)) for table in tables], levels
+    rows = torch.stack(tables)
+    facts = {
+        **pool.facts,
+        **pool.notes,
+        "format": FORMAT,
+        "view_pool": len(numbers),
+        "coding": coding.name,
+        "row_bytes": coding.row_bytes,
+        "rows": _digest(rows),
+    }
+    return save({"rows": rows, "samples": samples}, metadata={"attar": json.dumps(facts)})
+
+
+def read_outputs(path: Path, temperature: float) -> ShippedOutputs:
+    """Open a file of outputs and check that it is whole.
+
+    Raises:
+        OutputsError: no such file, damaged, or not a file of outputs.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {})["attar"])
+            rows, samples = file.get_tensor("rows"), file.get_tensor("samples")
+        if facts["format"] != FORMAT:
+            raise OutputsError(f"it is of format {facts['format']}, this version of attar reads format {FORMAT}")
+        coding = coding_named(facts["coding"], facts["classes"])
+        shape = (facts["view_pool"], len(samples), coding.row_bytes)
+        if tuple(rows.shape) != shape or rows.dtype != torch.uint8 or samples.dtype != torch.int64:
+            raise OutputsError(f"its rows are {list(rows.shape)}, its description says {list(shape)}")
+        if facts["rows"] != _digest(rows) or (samples[1:] <= samples[:-1]).any():
+            raise OutputsError("its checksum does not fit its rows: it is damaged; fetch or export it again")
+    except FileNotFoundError:
+        raise OutputsError("there is no such file") from None
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise OutputsError(f"cannot be read as a teacher's outputs ({type(error).__name__}: {error})") from None
+    return ShippedOutputs(facts, rows, samples, coding, temperature)
+
+
+def _sorted_rows(pool: Kept, epoch: int, samples: Tensor) -> Tensor:
+    """A whole epoch, uint8 (n, row_bytes), in ascending order of sample ids."""
+    try:
+        rows = pool.rows(epoch)
+    except OSError:
+        raise OutputsError(f"the pool {pool.key} has no view epoch {epoch}; it has {list(pool.epochs)}") from None
+    if not rows.complete:
+        lacking = int((~rows.have).sum())
+        raise OutputsError(
+            f"the pool {pool.key} lacks {lacking} of {len(rows.have)} blocks of view epoch {epoch}; "
+            "`attar cache fill RECIPE`, or export the run's folder instead of the pool"
+        )
+    order = random_order(pool.facts["view_seed"], epoch, samples)
+    table = np.empty_like(rows.data)
+    table[np.searchsorted(samples.numpy(), order.numpy())] = rows.data
+    return torch.from_numpy(table)
+
+
+def _digest(rows: Tensor) -> str:
+    return hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest()
