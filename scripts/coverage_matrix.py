@@ -49,8 +49,10 @@ def build(library: str, name: str, size: int) -> torch.nn.Module:
     torch.manual_seed(0)
     if library == "timm":
         try:
-            return timm.create_model(name, pretrained=False, img_size=size)
-        except TypeError:
+            model = timm.create_model(name, pretrained=False, img_size=size)
+            model(torch.randn(2, 3, size, size))
+            return model
+        except (TypeError, RuntimeError):
             return timm.create_model(name, pretrained=False)
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     if name in ("googlenet", "inception_v3"):
@@ -199,6 +201,7 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=float("inf"), help="skip networks with more parameters")
     parser.add_argument("--seconds", type=float, default=600, help="time limit for a network")
     parser.add_argument("--failed", action="store_true", help="run again what did not pass")
+    parser.add_argument("--count", type=int, default=10**6, help="stop after so many networks")
     parser.add_argument("--page", type=Path, help="write the page here")
     parser.add_argument("--report", action="store_true", help="run nothing")
     options = parser.parse_args()
@@ -211,6 +214,9 @@ def main() -> None:
             wanted = any(results.get(key, {}).get("verdict") != "pass" for key in keys) and options.only in row["name"]
         if not wanted or int(row["parameters"]) > options.largest:
             continue
+        options.count -= 1
+        if options.count < 0:
+            break
         for result in run(row, options.seconds):
             results[result["library"], result["name"], result["cut"]] = result
             with options.out.open("a") as file:

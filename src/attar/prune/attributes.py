@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._pytree import tree_leaves
 
+from attar.prune.labels import Value
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.surgery import Attributes
+
+WHOLE = re.compile(r"(^|_)n?heads$|^nhead$|^num_head$|groups|stride|kernel|window|patch|grid|ratio|depth|dilation|padding|resolution|img|image")
+"""Names of numbers that a cut never changes: rows such as heads stay whole, and so do places and windows."""
 
 
 def joined(first: Attributes, second: Attributes) -> Attributes:
@@ -17,54 +26,115 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
     return {path: {**first.get(path, {}), **second.get(path, {})} for path in {**first, **second}}
 
 
+DARING = (1, 2, 0)
+"""How daringly a class's numbers are mended, in the order tried: 0 mends numbers that always stand for a size which changed; 1
+also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
+multiples and parts of all these."""
+
+Levels = dict[str, int]
+"""Class of modules -> its place in `DARING`; absent classes are at the first."""
+
+
+def class_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def mended_attributes(
-    walks: list[Walk], left: torch.Tensor, original: Attributes, daring: int = 1
+    walks: list[Walk], left: torch.Tensor, original: Attributes, model: nn.Module, levels: Levels
 ) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
-        daring: 0 mends numbers that always stand for a size which changed; 1 also those that stand for one which did not
-            elsewhere in the same module; 2 also numbers of which such a size is a small multiple.
         left: bool, by label: what is left.
         original: plain attributes as captured; a number is matched against these, never against those of now.
     """
+    daring = {
+        path: DARING[levels.get(class_name(module), 0)]
+        for path, module in model.named_modules(remove_duplicate=False)
+    }
     changes: dict[str, dict[int, set[int]]] = {}
     for walk in walks:
         rewritten = {node.name: node for node in Rewriter(walk, left).graph().nodes}
         for node in walk.graph.module.graph.nodes:
-            if node.op == "call_function" and node.name in rewritten:
-                for old, new in _numbers(node, rewritten[node.name]):
-                    for path in _paths(node):
-                        changes.setdefault(path, {}).setdefault(old, set()).add(new)
+            if node.op != "call_function" or node.name not in rewritten:
+                continue
+            for path in _paths(node):
+                pairs = _numbers(node, rewritten[node.name])
+                if daring.get(path, 0) > 1:
+                    pairs = pairs + _lengths(walk, node, left)
+                for old, new in pairs:
+                    changes.setdefault(path, {}).setdefault(old, set()).add(new)
     result: Attributes = {}
     for path, found in changes.items():
-        numbers = {old: new - {old} if daring else new for old, new in found.items()}
+        level = daring.get(path, 0)
+        numbers = {old: new - {old} if level else new for old, new in found.items()}
         certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
         for name, value in original.get(path, {}).items():
-            mended = _mended(value, {**_parts(certain), **certain} if daring > 1 else certain)
-            if mended != value:
-                result.setdefault(path, {})[name] = mended
+            if not WHOLE.search(name):
+                mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
+                if mended != value:
+                    result.setdefault(path, {})[name] = mended
     return result
 
 
+def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
+    """The next way to mend the innermost class of a chain of modules that has one left; None if none has."""
+    for module in reversed(chain):
+        name = class_name(module)
+        if not name.startswith("torch.nn.") and levels.get(name, 0) + 1 < len(DARING):
+            return {**levels, name: levels.get(name, 0) + 1}
+    return None
+
+
+@contextmanager
+def calls_noted() -> Iterator[list[nn.Module]]:
+    """The chain of modules that are running, outermost first; left as it was where an error was raised."""
+    chain: list[nn.Module] = []
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        while chain and chain.pop() is not module:
+            pass
+
+    hooks = [
+        register_module_forward_pre_hook(lambda module, inputs: chain.append(module)),
+        register_module_forward_hook(leave),
+    ]
+    try:
+        yield chain
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _parts(changes: dict[int, int]) -> dict[int, int]:
-    """A half, third or quarter of a size that changed, as code that writes `3 * self.dim` holds it."""
+    """A half, third, quarter or double of a size that changed, as code that writes `3 * self.dim` or `self.dim // 2` holds it."""
     parts: dict[int, set[int]] = {}
     for old, new in changes.items():
         for times in (2, 3, 4):
             if old % times == 0 and new % times == 0:
                 parts.setdefault(old // times, set()).add(new // times)
+        parts.setdefault(2 * old, set()).add(2 * new)
     return {old: next(iter(new)) for old, new in parts.items() if len(new) == 1}
 
 
 def _numbers(old: torch.fx.Node, new: torch.fx.Node) -> list[tuple[int, int]]:
     """Pairs of a size before and after, for the sizes of one operation."""
-    if old.target is not new.target:
+    if old.target is not new.target:  # chunk(2) became a split by size
         outs = [v for v in tree_leaves(list(new.args)) if type(v) is int]
         ins = [v for v in tree_leaves(list(old.args)) if type(v) is int]
         return list(zip(ins, outs)) if len(ins) == len(outs) else []
     pairs = zip(tree_leaves([list(old.args), dict(old.kwargs)]), tree_leaves([list(new.args), dict(new.kwargs)]))
     return [(a, b) for a, b in pairs if type(a) is int and type(b) is int and a > 1]
+
+
+def _lengths(walk: Walk, node: torch.fx.Node, left: torch.Tensor) -> list[tuple[int, int]]:
+    """Lengths, before and after, of what goes into an operation, along dimensions that lose units."""
+    found = []
+    for source in node.all_input_nodes:
+        value = walk.values[source]
+        for plane in value.planes if isinstance(value, Value) and not value.source else ():
+            found.append((value.shape[plane.cut], int(left[plane.row_matrix()[0]].sum())))
+    return found
 
 
 def _paths(node: torch.fx.Node) -> list[str]:

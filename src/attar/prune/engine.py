@@ -24,6 +24,7 @@ from attar.prune.shipped import ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept
 from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
+from attar.prune.ways import Differs, Way, WayError, first_that_works
 from attar.recipe.budget import Budget
 
 
@@ -60,12 +61,8 @@ class Cut:
     """What the user should know: units that a norm mixes, operations without a rule."""
 
 
-MODE = "runs"
+RUNS = "runs"
 """Name of the entry of a state that says who runs the network, beside the groups."""
-DARING = {"module": 1, "module, daring": 2, "module, cautious": 0}
-"""Ways in which the network's own code may run it: how daringly its attributes are mended."""
-MODES = (*DARING, "graph")
-"""Who runs the cut network: its own code, or the captured graph where none of these ways is exact."""
 
 
 class Pruner:
@@ -110,10 +107,14 @@ class Pruner:
         self._attributes = plain_attributes(model)
         self._original_cost = self.cost()
         self._original_latency: dict[tuple[int, int], float] = {}
-        self.mode = "module"
-        """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
+        self.way = Way()
         self.why_graph = ""
         """Why the network's own code could not follow the last cut."""
+
+    @property
+    def mode(self) -> str:
+        """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
+        return self.way.mode
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -142,15 +143,17 @@ class Pruner:
         example = self.coupled.captured.keywords or self.coupled.captured.arguments
         if not kept:
             return measure_latency(self.model, example, batch, threads)
-        indices, masks, problems = kept_indices(self.structure, kept), merged_masks(self.masks, kept), []
-        for mode in MODES[MODES.index(self.mode) :]:
-            try:
-                small = copy.deepcopy(self.model)
-                self._apply(small, indices, masks, mode)
-                return measure_latency(small, example, batch, threads)
-            except Exception as problem:
-                problems.append(f"{mode}: {type(problem).__name__}: {problem}")
-        raise ProofError("the cut network cannot be measured; " + "; ".join(problems))
+        indices, masks = kept_indices(self.structure, kept), merged_masks(self.masks, kept)
+
+        def measured(way: Way) -> Latency:
+            small = copy.deepcopy(self.model)
+            self._apply(small, indices, masks, way)
+            return measure_latency(small, example, batch, threads)
+
+        try:
+            return first_that_works(self.way, measured)[1]
+        except WayError as problem:
+            raise ProofError(f"the cut network cannot be measured; {problem}") from None
 
     def limits(self, budget: Budget | Mapping[str, float]) -> dict[str, float]:
         """Absolute limits. Shares are of the network as captured; that of its latency must be asked for before a cut."""
@@ -218,9 +221,9 @@ class Pruner:
         indices = kept_indices(self.structure, kept)
         structure = shrunk(self.structure, kept, indices)
         masks = merged_masks(self.masks, kept)
-        error, mode = self._prove(indices, masks) if self.prove and indices else (0.0, self.mode)
-        scaled = self._apply(self.model, indices, masks, mode)
-        self.mode = mode
+        error, way = self._prove(indices, masks) if self.prove and indices else (0.0, self.way)
+        scaled = self._apply(self.model, indices, masks, way)
+        self.way = way
         self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
@@ -231,7 +234,7 @@ class Pruner:
         left = {
             group.name: self.masks[i].clone() for i, group in enumerate(self.original.groups) if not group.protected
         }
-        return left if self.mode == MODES[0] else {**left, MODE: torch.tensor(MODES.index(self.mode))}
+        return left if self.way == Way() else {**left, RUNS: self.way.encoded()}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Cut a freshly built original to what `state` told, without choosing; weights are then loaded over it.
@@ -244,7 +247,7 @@ class Pruner:
         names = {group.name: i for i, group in enumerate(self.original.groups)}
         kept: Kept = {}
         for name, mask in state.items():
-            if name == MODE:
+            if name == RUNS:
                 continue
             if name not in names or tuple(mask.shape) != (self.original.groups[names[name]].size,):
                 raise ValueError(
@@ -253,9 +256,9 @@ class Pruner:
             if not bool(mask.all()):
                 kept[names[name]] = mask.to("cpu", torch.bool)
         indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
-        mode = MODES[int(state.get(MODE, torch.tensor(0)))]
-        self._apply(self.model, indices, masks, mode)
-        self.mode, self.structure, self.masks = mode, shrunk(self.original, kept, indices), masks
+        way = Way.decoded(state[RUNS]) if RUNS in state else Way()
+        self._apply(self.model, indices, masks, way)
+        self.way, self.structure, self.masks = way, shrunk(self.original, kept, indices), masks
         self.costs = self.costs.cut(kept, self.structure)
 
     def _settings(self) -> dict[str, Any]:
@@ -268,8 +271,11 @@ class Pruner:
         ]
         return (*mixing, *self.reports)
 
-    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, mode: str) -> Factors:
-        """Cut a module of the present shapes; returns what rows of tensors were multiplied by. Everything that can fail comes before the first change."""
+    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, way: Way) -> Factors:
+        """Cut a module of the present shapes; returns what rows of tensors were multiplied by.
+
+        Everything that can fail comes before the first change.
+        """
         shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, cuts in indices.items():
             for dim, index in cuts:
@@ -277,12 +283,12 @@ class Pruner:
         by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
         left = self.coupled.label_kept(masks)
         attributes = layer_attributes(model, by_alias, self._attributes)
-        if mode == "graph":
+        if way.mode == "graph":
             ship(model, self.coupled.walks, left)
         else:
-            mended = mended_attributes(self.coupled.walks, left, self._attributes, DARING[mode])
+            mended = mended_attributes(self.coupled.walks, left, self._attributes, model, way.levels)
             attributes = joined(mended, attributes)
-        change = relative(self._factors(self.masks, self.mode), self._factors(masks, mode))
+        change = relative(self._factors(self.masks, self.mode), self._factors(masks, way.mode))
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, indices)
         set_attributes(model, attributes)
@@ -303,22 +309,21 @@ class Pruner:
         """Of a figure for each row as captured, those of the rows that are left."""
         return factor[self.coupled.rows_left(name, masks)]
 
-    def _prove(self, indices: Indices, masks: Kept) -> tuple[float, str]:
-        """(relative error, whether the user's own code or the graph runs the cut network)."""
+    def _prove(self, indices: Indices, masks: Kept) -> tuple[float, Way]:
+        """(relative error, who runs the cut network)."""
         with double_precision():
-            carried = self._factors(self.masks, self.mode)
-            proof = Proof(self.model, self.coupled, self.masks, masks, carried)
-            problems = []
-            for mode in MODES[MODES.index(self.mode) :]:
-                try:
-                    small = copy.deepcopy(proof.twin)
-                    self._apply(small, indices, masks, mode)
-                    error = proof.error(small)
-                except Exception as problem:
-                    problems.append(f"{mode}: {type(problem).__name__}: {problem}")
-                    continue
-                if error <= TOLERANCE:
-                    self.why_graph = "; ".join(problems)
-                    return error, mode
-                problems.append(f"{mode}: differs by {error:.2e} (relative)")
-        raise ProofError("the cut was not done, as the cut network is not the masked one; " + "; ".join(problems))
+            proof = Proof(self.model, self.coupled, self.masks, masks, self._factors(self.masks, self.mode))
+
+            def proved(way: Way) -> float:
+                small = copy.deepcopy(proof.twin)
+                self._apply(small, indices, masks, way)
+                error = proof.error(small)
+                if not error <= TOLERANCE:
+                    raise Differs(f"differs from the masked network by {error:.2e} (relative)")
+                return error
+
+            try:
+                way, error, self.why_graph = first_that_works(self.way, proved)
+            except WayError as problem:
+                raise ProofError(f"the cut was not done, as it could not be proved; {problem}") from None
+        return error, way

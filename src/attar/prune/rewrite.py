@@ -49,6 +49,13 @@ class Rewriter:
             raise RewriteError("rows keep different numbers of units")
         return int(counts[0])
 
+    def between(self, plane: Plane, start: int, end: int) -> int:
+        """Elements left from start to end along the plane, the same in all its rows."""
+        counts = self.left[plane.row_matrix()[:, start:end]].sum(1)
+        if bool((counts != counts[0]).any()):
+            raise RewriteError("rows keep different numbers of units in a part")
+        return int(counts[0])
+
     def line(self, plane: Plane) -> torch.Tensor:
         """bool (length,): what is left along the plane, which must have no rows."""
         mask = self.left[plane.row_matrix()]
@@ -157,14 +164,17 @@ class Rewriter:
             if plane is None or not isinstance(widths[2 * number], int) or not isinstance(widths[2 * number + 1], int):
                 continue
             before, after = widths[2 * number], widths[2 * number + 1]
+            if not before and not after:
+                continue
             if before < 0 or after < 0:
-                line = self.line(value.plane(dim))  # type: ignore[arg-type]
-                widths[2 * number] = -int(line[: max(-before, 0)].sum())
-                widths[2 * number + 1] = -int(line[len(line) - max(-after, 0) :].sum())
+                old, length = value.plane(dim), value.shape[dim]
+                assert old is not None
+                widths[2 * number] = -self.between(old, 0, max(-before, 0))
+                widths[2 * number + 1] = -self.between(old, length - max(-after, 0), length)
             else:
-                line = self.line(plane)
-                widths[2 * number] = int(line[:before].sum())
-                widths[2 * number + 1] = int(line[len(line) - after :].sum()) if after else 0
+                length = out.shape[dim]
+                widths[2 * number] = self.between(plane, 0, before)
+                widths[2 * number + 1] = self.between(plane, length - after, length)
         copy.args = (copy.args[0], widths, *copy.args[2:])
 
     def _moved(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Any) -> None:
@@ -173,8 +183,10 @@ class Rewriter:
         if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
             dim = call.get(2, "dim", 0) % rank
             if value.plane(dim) is not None:
-                copy.target = aten.split_with_sizes.default
-                copy.args, copy.kwargs = (copy.args[0], [self.length(part, dim) for part in out], dim), {}
+                sizes = [self.length(part, dim) for part in out]
+                equal = len(set(sizes)) == 1
+                copy.target = aten.split.Tensor if equal else aten.split_with_sizes.default
+                copy.args, copy.kwargs = (copy.args[0], sizes[0] if equal else sizes, dim), {}
         elif name in ("slice", "narrow"):
             if value.plane(call.get(1, "dim", 0) % rank) is not None:
                 self._picked(copy, call, value, call.get(1, "dim", 0) % rank)

@@ -53,7 +53,7 @@ def plain_attributes(model: nn.Module) -> Attributes:
             for key, value in vars(module).items()
             if is_plain(value) and key != "training" and not key.startswith("__")
         }
-        for path, module in model.named_modules()
+        for path, module in model.named_modules(remove_duplicate=False)
     }
 
 
@@ -78,9 +78,10 @@ def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], or
         weight = shapes.get(f"{path}.weight" if path else "weight", ())
         if getattr(module, "weight", None) is None and not isinstance(module, nn.modules.batchnorm._NormBase):
             continue
-        values = _layer(module, weight, original.get(path, {}), shapes, path)
-        result[path] = {key: value for key, value in values.items() if original.get(path, {}).get(key) != value}
-    return {path: values for path, values in result.items() if values}
+        was = original.get(path, {})
+        values = _layer(module, weight, was, shapes, path)
+        result[path] = {key: value for key, value in values.items() if key in was}
+    return result
 
 
 def _layer(
