@@ -47,6 +47,8 @@ epochs = 1
 batch = 64
 learning_rate = 0.05
 ema = 0.9
+[export]
+onnx = false
 [compute]
 device = "cpu"
 threads = 1

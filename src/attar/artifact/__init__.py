@@ -9,25 +9,34 @@ from attar.artifact.manifest import write_files
 from attar.artifact.onnx_view import export_onnx
 from attar.artifact.pt2_view import export_pt2
 from attar.artifact.runners import open_view, view_names
+from attar.artifact.timing import golden_images, runner_of, seconds_per_batch
 from attar.artifact.verify import Check, Verification, verify
-from attar.artifact.views import View
+from attar.artifact.views import INT8, ONNX, PT2, Runner, View, missing_libraries
 
 __all__ = [
+    "INT8",
+    "ONNX",
+    "PT2",
     "ArtifactError",
     "Check",
     "Description",
     "Evaluation",
     "Input",
+    "Runner",
     "Verification",
     "View",
     "evaluate",
     "export_onnx",
     "export_pt2",
+    "golden_images",
     "load",
+    "missing_libraries",
     "open_view",
     "predict",
     "quantise_int8",
+    "runner_of",
     "save",
+    "seconds_per_batch",
     "verify",
     "view_names",
     "write_files",

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,9 @@ TOLERANCES = {ONNX: 1e-3, PT2: 1e-3, INT8: 0.25}
 """How far a view's logits may be from the golden ones, as a share of the largest of them. int8 is coarse by nature."""
 LEAST_AGREEMENT = 0.98
 """Share of images on which a view must choose the same class."""
+
+LIBRARIES = {ONNX: ("onnx", "onnxscript", "onnxruntime"), INT8: ("onnx", "onnxscript", "onnxruntime")}
+"""What views need beside torch."""
 
 Runner = Callable[[torch.Tensor], torch.Tensor]
 """An opened view: images uint8 (B, C, H, W) -> logits float32 (B, classes), on the CPU."""
@@ -105,6 +109,11 @@ def replay_view(folder: Path, name: str, size: int, run: Runner) -> View:
     difference = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
     agreement = (found.argmax(1) == wanted.argmax(1)).double().mean()
     return View(name, size, difference.nan_to_num(nan=float("inf")).item(), agreement.item())
+
+
+def missing_libraries(name: str) -> list[str]:
+    """Libraries that making and running a view of this name would need and that are not installed."""
+    return [library for library in LIBRARIES.get(name, ()) if find_spec(library) is None]
 
 
 def import_extra(name: str, extra: str) -> ModuleType:

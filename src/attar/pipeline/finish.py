@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from attar import artifact
+from attar.pipeline.exporting import add_views, judged, views_on_test
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
-from attar.pipeline.teaching import trained_teacher
+from attar.pipeline.outputs import trained_teacher
 from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
 from attar.train import predict
 
@@ -36,7 +37,24 @@ def export(session: Session) -> None:
         class_names=session.data.class_names,
         budget=budget_limits(session),
     )
-    session.folder.finish("export", {}, {"artifact": session.folder.artifact.name})
+    tensors, numbers = _held_out(session)
+    calibration = session.data.images[session.split.train[: recipe.export.int8_images]]
+    allowed = [recipe.student.model]
+    views = add_views(session.folder.artifact, recipe.export, calibration, allowed, session.watcher.note)
+    session.folder.finish("export", tensors, {"artifact": session.folder.artifact.name, "views": views, **numbers})
+
+
+def _held_out(session: Session) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What the saved artifact says of the held-out images: what comparisons go by before the test images are read."""
+    samples = session.split.held_out
+    if len(samples) == 0:
+        return {}, {"held_out": None}
+    labels = session.data.labels[samples]
+    model = artifact.load(session.folder.artifact, allow=[session.recipe.student.model])
+    found = artifact.evaluate(model, session.data.images[samples], labels)
+    return {"labels": labels.clone(), "predictions": found.predictions}, {
+        "held_out": _accuracy(found.correct, found.images)
+    }
 
 
 def report(session: Session) -> dict[str, Any]:
@@ -80,6 +98,12 @@ def gather(session: Session) -> dict[str, Any]:
         "images_seen": {
             stage: folder.result(stage)[1]["images"] for stage in ("teach", "distil", "prune") if folder.finished(stage)
         },
+        "seconds": {
+            stage: folder.result(stage)[1].get("seconds")
+            for stage in ("teach", "distil", "prune")
+            if folder.finished(stage)
+        },
+        "views": judged(folder.result("export")[1].get("views", []), test.get("views", {})),
         "layers": summary(model, session.data.image_shape).to_dict(),
         "summary": str(summary(model, session.data.image_shape)),
         "learning_curves": folder.metrics(),
@@ -116,7 +140,9 @@ def _test(session: Session, model: torch.nn.Module) -> dict[str, Any]:
         "student": _accuracy(student.correct, student.images),
         "predictions": {"labels": labels.tolist(), "student": student.predictions.tolist()},
     }
-    if session.recipe.teacher is not None:
+    views = session.folder.result("export")[1].get("views", [])
+    found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
+    if session.recipe.teacher_network is not None:
         everyone = torch.arange(len(images))
         logits = predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
         predictions = logits.argmax(1)

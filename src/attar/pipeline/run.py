@@ -8,8 +8,10 @@ from typing import Any
 
 from attar.data import DataError, load_data, pixel_statistics, split
 from attar.pipeline.environment import command, environment
+from attar.pipeline.exporting import check_libraries
 from attar.pipeline.finish import export, report
-from attar.pipeline.folder import RunFolder
+from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.outputs import teacher_facts
 from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import distil, teach
@@ -40,7 +42,7 @@ def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = 
         recipe = load_recipe(recipe)
     watcher = watcher or Silent()
     with RunFolder(out) as folder:
-        session = _prepare(recipe, folder, watcher)
+        session = prepare(recipe, folder, watcher)
         for name, stage in _stages(recipe):
             if folder.finished(name):
                 watcher.stage(name, "done before")
@@ -53,17 +55,18 @@ def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = 
 
 def _stages(recipe: Recipe) -> list[tuple[str, Callable[[Session], None]]]:
     stages: list[tuple[str, Callable[[Session], None]]] = [("distil", distil)]
-    if recipe.teacher is not None:
+    if recipe.teacher_network is not None:
         stages.insert(0, ("teach", teach))
     if recipe.prune is not None:
         stages.append(("prune", prune))
     return [*stages, ("export", export)]
 
 
-def _prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
-    """Everything that can go wrong before hours are spent goes wrong here."""
+def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
+    """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
     try:
         machine = Machine.choose(recipe.compute)
+        check_libraries(recipe.export)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     try:
@@ -86,7 +89,11 @@ def _prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     }
     session = Session(recipe, folder, data, parts, mean, std, machine, watcher)
     _check_networks(session)
+    if outputs := teacher_facts(session):
+        facts["teacher_outputs"] = outputs
     first = folder.adopt(recipe, facts)
+    if first.get("teacher_outputs") != outputs:
+        raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
     if first["machine"] != machine.record():
         watcher.note(f"started on {first['machine']}, goes on on {machine.record()}: the last bits may differ")
     return session
@@ -99,7 +106,7 @@ def _check_networks(session: Session) -> None:
         RecipeError: naming the place in the recipe.
     """
     recipe = session.recipe
-    for place, network in (("teacher", recipe.teacher), ("student", recipe.student)):
+    for place, network in (("teacher", recipe.teacher_network), ("student", recipe.student)):
         if network is None:
             continue
         try:

@@ -2,7 +2,7 @@
 
 from attar.recipe.budget import Budget
 from attar.recipe.load import RecipeError, check_recipe, difference, load_recipe, recipe_text
-from attar.recipe.types import Augment, Compute, Data, Distil, Prune, Recipe, Student, Teacher, Training
+from attar.recipe.types import Augment, Compute, Data, Distil, Export, Prune, Recipe, Student, Teacher, Training
 
 __all__ = [
     "Augment",
@@ -10,6 +10,7 @@ __all__ = [
     "Compute",
     "Data",
     "Distil",
+    "Export",
     "Prune",
     "Recipe",
     "RecipeError",

@@ -206,6 +206,26 @@ class Prune(Table):
         return tuple(value) if isinstance(value, list) else value
 
 
+class Export(Table):
+    """Views of the artifact: the network in files that run without attar. A view that is not mentioned is written where
+    its libraries are installed; true insists on it, false leaves it out."""
+
+    onnx: bool | None = None
+    """`model.onnx`; needs `pip install 'attar[onnx]'`."""
+    pt2: bool | None = None
+    """`model.pt2`, a `torch.export` program."""
+    int8: bool | None = None
+    """`model.int8.onnx`, made from `model.onnx`."""
+    int8_images: Annotated[int, Field(ge=1)] = 512
+    """Training images that int8's ranges are taken from."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Export:
+        if self.int8 and self.onnx is False:
+            raise ValueError("int8 = true is made from the ONNX file and onnx = false; allow both")
+        return self
+
+
 class Compute(Table):
     """Where and how numbers are computed."""
 
@@ -238,6 +258,7 @@ class Recipe(Table):
     student: Student
     distil: Distil
     prune: Prune | None = None
+    export: Export = Export()
     compute: Compute = Compute()
 
     @model_validator(mode="after")

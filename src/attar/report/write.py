@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attar.report.views import views_section
+
 Facts = dict[str, Any]
 
 
@@ -24,6 +26,7 @@ def report_markdown(facts: Facts, plot: str | None = None) -> str:
         f"# {facts['name']}",
         _verdict(facts),
         _costs(facts),
+        views_section(facts),
         _frontier(facts, plot),
         _network(facts),
         _origin(facts),
@@ -108,6 +111,7 @@ def _origin(facts: Facts) -> str:
     rows = [
         ["command", f"`{facts['command']}`"],
         ["recipe", f"{facts['name']}, seed {facts['recipe']['seed']}"],
+        *_stand_in(facts),
         ["data", f"{facts['data']['name']} ({facts['data']['fingerprint'][:16]}), {facts['data']['source']}"],
         ["split", f"{facts['split']['train']:,} training, {facts['split']['held_out']:,} held out"],
         [
@@ -118,6 +122,17 @@ def _origin(facts: Facts) -> str:
         ["commit", str(environment["commit"])],
     ]
     return "## Where it comes from\n\n" + table(["", ""], rows)
+
+
+def _stand_in(facts: Facts) -> list[list[str]]:
+    """The file that stood in for the teacher, if one did."""
+    outputs = facts.get("teacher_outputs")
+    if outputs is None:
+        return []
+    held_out = outputs["teacher_held_out"]
+    measured = f", {percent(held_out['accuracy'])} on {held_out['images']:,} held-out images of its own split"
+    pool = f"outputs of {outputs['teacher']['name']} for {outputs['view_pool']} epochs of views"
+    return [["teacher", f"{pool} ({outputs['file']}){measured if held_out['accuracy'] is not None else ''}"]]
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -1,0 +1,147 @@
+"""Views of an artifact: which are wanted, how they are made, and what is said of each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar import artifact
+from attar.artifact import INT8, ONNX, PT2
+from attar.recipe import Export, RecipeError
+
+Facts = dict[str, Any]
+EAGER = "model.safetensors"
+"""The network itself, loaded by attar and run by torch: what views are held against."""
+TOLERATED_LOSS = 0.002
+"""Share of the test images that a view may lose against the network before that is flagged."""
+TOLERATED_SLOWNESS = 1.1
+
+
+def check_libraries(settings: Export) -> None:
+    """See that views which the recipe asks for can be made here.
+
+    Raises:
+        RecipeError: naming the library that is missing and how to get it.
+    """
+    for key, name in (("onnx", ONNX), ("int8", INT8)):
+        if getattr(settings, key) and (missing := artifact.missing_libraries(name)):
+            raise RecipeError(
+                f"export.{key} = true needs {', '.join(missing)}: pip install 'attar[onnx]', or leave the key out"
+            )
+
+
+def add_views(
+    folder: Path, settings: Export, images: torch.Tensor, allow: Collection[str], note: Callable[[str], None]
+) -> list[Facts]:
+    """Add the views that are wanted and possible; each replays the golden batch and is timed.
+
+    Args:
+        folder: the artifact.
+        settings: which views: true, false, or None for where it is possible.
+        images: uint8 (N, C, H, W), training images that tell int8 its ranges.
+        allow: builders that the artifact may call, as for `attar.load`.
+        note: told a line for each view.
+
+    Returns:
+        For the network and every view: `name`, and either `bytes`, `difference`, `agreement`, `agrees` and
+        `milliseconds` (median for one image on one thread), or `error`.
+    """
+    makers: tuple[tuple[str, bool | None, Callable[[], artifact.View]], ...] = (
+        (PT2, settings.pt2, lambda: artifact.export_pt2(folder, allow=allow)),
+        (ONNX, settings.onnx, lambda: artifact.export_onnx(folder, allow=allow)),
+        (INT8, settings.int8, lambda: artifact.quantise_int8(folder, images)),
+    )
+    found: list[Facts] = []
+    for name, wanted, make in makers:
+        if wanted is False:
+            continue
+        if wanted is None and (missing := artifact.missing_libraries(name)):
+            note(f"{name} is left out: {', '.join(missing)} not installed (pip install 'attar[onnx]')")
+        elif wanted is None and name == INT8 and ONNX not in artifact.view_names(folder):
+            note(f"{name} is left out: it is made from {ONNX}")
+        else:
+            found.append(_add(folder, name, make, note))
+    return [_network(folder, allow), *found] if found else []
+
+
+def _add(folder: Path, name: str, make: Callable[[], artifact.View], note: Callable[[str], None]) -> Facts:
+    """Make one view; a failure is a fact like any other, since the network itself is saved."""
+    try:
+        view = make()
+        seconds = artifact.seconds_per_batch(artifact.open_view(folder, name, threads=1), _one(folder))
+    except artifact.ArtifactError as error:
+        note(f"{name} FAILED: {error}")
+        return {"name": name, "error": str(error)}
+    note(f"{name}: {view}{'' if view.agrees else ': DISAGREES with the network'}")
+    return {
+        "name": name,
+        "bytes": view.bytes,
+        "difference": view.difference,
+        "agreement": view.agreement,
+        "agrees": view.agrees,
+        "milliseconds": 1e3 * seconds,
+    }
+
+
+def _network(folder: Path, allow: Collection[str]) -> Facts:
+    """The row of the network itself."""
+    model = artifact.load(folder, allow=allow)
+    seconds = artifact.seconds_per_batch(artifact.runner_of(model), _one(folder))
+    size = (folder / EAGER).stat().st_size
+    return {"name": EAGER, "bytes": size, "difference": 0.0, "agreement": 1.0, "agrees": True,
+            "milliseconds": 1e3 * seconds}  # fmt: skip
+
+
+def _one(folder: Path) -> torch.Tensor:
+    return artifact.golden_images(folder)[:1]
+
+
+def views_on_test(
+    folder: Path, views: list[Facts], student: artifact.Evaluation, images: torch.Tensor, labels: torch.Tensor
+) -> dict[str, Facts]:
+    """Every view's hits on the test images, and the images on which it says something else than the network."""
+    found: dict[str, Facts] = {}
+    for row in views:
+        name = row["name"]
+        if "error" in row:
+            continue
+        try:
+            done = student if name == EAGER else artifact.evaluate(artifact.open_view(folder, name), images, labels)
+        except artifact.ArtifactError as error:
+            found[name] = {"error": str(error)}
+            continue
+        differing = int((done.predictions != student.predictions).sum())
+        found[name] = {"hits": done.correct, "n": done.images, "accuracy": done.accuracy, "differing": differing}
+    return found
+
+
+def judged(views: list[Facts], tested: dict[str, Facts]) -> list[Facts]:
+    """What was found of every view, with what is wrong with it in words under `flags`."""
+    rows = [{**row, **({"test": tested[row["name"]]} if row["name"] in tested else {})} for row in views]
+    by_name = {row["name"]: row for row in rows if "error" not in row}
+    replaced = {ONNX: EAGER, PT2: EAGER, INT8: ONNX}
+    return [
+        {**row, "flags": _flags(row, by_name[EAGER], by_name.get(replaced.get(row["name"], EAGER)))} for row in rows
+    ]
+
+
+def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
+    """What is wrong with a view, held against the network and, for its pace, against the file that it replaces."""
+    if "error" in row:
+        return [f"failed: {row['error']}"]
+    flags = []
+    if not row["agrees"]:
+        flags.append(
+            f"disagrees on the golden batch: logits off by {row['difference']:.1%}, {row['agreement']:.1%} same class"
+        )
+    if replaced and (pace := row["milliseconds"] / replaced["milliseconds"]) > TOLERATED_SLOWNESS:
+        flags.append(f"slower than {replaced['name']}: {pace:.1f} times its milliseconds")
+    test = row.get("test", {})
+    if "error" in test:
+        flags.append(f"failed on the test images: {test['error']}")
+    elif test and (lost := network["test"]["accuracy"] - test["accuracy"]) > TOLERATED_LOSS:
+        flags.append(f"loses {100 * lost:.2f} points on the test images")
+    return flags
