@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +36,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: IO[str] | None = None
+        self._spent, self._since = 0.0, time.monotonic()  # seconds of the stage in earlier starts; start of this one
 
     def __enter__(self) -> RunFolder:
         try:
@@ -121,6 +123,7 @@ class RunFolder:
     def finish(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Keep a stage's result; the checkpoint of its middle is no longer needed."""
         self._write(f"{stage}.safetensors", tensors, numbers)
+        self._spent, self._since = 0.0, time.monotonic()
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def result(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -139,11 +142,13 @@ class RunFolder:
         if numbers["stage"] != stage:
             return None
         self._cut_metrics(numbers["metrics_bytes"])
+        self._spent, self._since = numbers.get("seconds", 0.0), time.monotonic()
         return tensors, numbers
 
     def begin(self, stage: str, after: str | None) -> None:
         """Start a stage from its beginning: drop what an interrupted attempt logged."""
         self._cut_metrics(self.result(after)[1]["metrics_bytes"] if after else 0)
+        self._spent, self._since = 0.0, time.monotonic()
 
     def log(self, **values: Any) -> None:
         """Append a line to the metrics."""
@@ -161,8 +166,9 @@ class RunFolder:
             with metrics.open("rb") as file:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
+        seconds = round(self._spent + time.monotonic() - self._since, 3)  # of this stage, over all starts
         try:
-            write_checkpoint(self.path / name, tensors, {**numbers, "metrics_bytes": size})
+            write_checkpoint(self.path / name, tensors, {**numbers, "metrics_bytes": size, "seconds": seconds})
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path / name}: {error.strerror}; the last checkpoint is whole: "

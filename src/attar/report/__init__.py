@@ -1,13 +1,24 @@
 """What is told about a network and a run."""
 
+from attar.report.compare import Comparison, Outcome, compare, comparison_json, comparison_markdown
+from attar.report.compare_plot import comparison_plot
 from attar.report.plot import frontier_plot
-from attar.report.statistics import wilson_interval
+from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
 from attar.report.summary import Summary, summary
 from attar.report.write import report_json, report_markdown, table, verdict_line
 
 __all__ = [
+    "Comparison",
+    "McNemar",
+    "Outcome",
     "Summary",
+    "compare",
+    "comparison_json",
+    "comparison_markdown",
+    "comparison_plot",
     "frontier_plot",
+    "mcnemar",
+    "mean_sd",
     "report_json",
     "report_markdown",
     "summary",

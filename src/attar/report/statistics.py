@@ -1,8 +1,11 @@
-"""How sure an accuracy is."""
+"""How sure an accuracy is, and a difference between two."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 CONFIDENCE_Z = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -26,3 +29,49 @@ def wilson_interval(hits: int, n: int, z: float = CONFIDENCE_Z) -> tuple[float, 
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same images: what the images on which only one of them is right say."""
+
+    first_only: int
+    """Images that only the first gets right."""
+    second_only: int
+    exact: float
+    """Two-sided p of the exact conditional test: the binomial probability of a split at least this uneven."""
+    mid: float
+    """The same with half the probability of the split itself (mid-p): less conservative (Fagerland et al. 2013)."""
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
+    """McNemar's test of paired predictions (McNemar 1947), exact and mid-p.
+
+    Args:
+        first, second: for each image, whether the prediction is correct; the same images in the same order.
+
+    Raises:
+        ValueError: not the same number of images.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} predictions: a paired test needs the same images")
+    b = sum(a and not c for a, c in zip(first, second))
+    c = sum(c and not a for a, c in zip(first, second))
+    n, few = b + c, min(b, c)
+    if n == 0:
+        return McNemar(b, c, 1.0, 1.0)
+    at = _binomial_half(n, few)
+    tail = math.fsum(_binomial_half(n, k) for k in range(few + 1))
+    exact = min(1.0, 2 * tail)
+    mid = 1 - at if b == c else 2 * tail - at
+    return McNemar(b, c, exact, mid)
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1); the latter is None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _binomial_half(n: int, k: int) -> float:
+    """Probability of k heads in n throws of a fair coin, by logarithms: n may be thousands."""
+    return math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2))

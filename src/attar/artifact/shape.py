@@ -1,0 +1,56 @@
+"""What an artifact says of its network's form, without the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from attar.artifact.description import Description
+from attar.artifact.errors import ArtifactError
+from attar.artifact.folder import KEPT, cut, cut_again, read_description
+from attar.artifact.manifest import read_file, read_manifest
+from attar.artifact.weights import from_bytes, own_tensors
+
+
+def architecture(path: str | Path) -> Description:
+    """The description of an artifact; nothing is built.
+
+    Raises:
+        ArtifactError: the folder holds no artifact, or a damaged one.
+    """
+    folder = Path(path)
+    return read_description(folder, read_manifest(folder))
+
+
+def shaped(model: nn.Module, path: str | Path) -> nn.Module:
+    """Bring a freshly built network to an artifact's final shapes; its weights stay fresh.
+
+    The units that stay are the first ones, so the initial weights keep the distribution that the builder drew them from.
+    Where a weight reads fewer units than it was drawn for, it is multiplied by sqrt(units before / after): every layer's
+    output then starts with the variance that it has in the uncut network (He et al. 2015).
+
+    Args:
+        model: the uncut network, built as the artifact's was; changed in place (or, where only its captured graph can be
+            cut, made to run that).
+        path: the artifact's folder.
+
+    Raises:
+        ArtifactError: no artifact, or one of another network.
+    """
+    folder = Path(path)
+    files = read_manifest(folder)
+    description = read_description(folder, files)
+    before = {name: tensor.shape for name, tensor in model.named_parameters()}
+    if description.surgery is not None:
+        model = cut(model, description.surgery)
+    if KEPT in files:
+        model = cut_again(model, from_bytes(read_file(folder, files, KEPT), KEPT), description.input.size)
+    wanted = from_bytes(read_file(folder, files, "model.safetensors"), "model.safetensors")
+    own = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
+    if own != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
+        raise ArtifactError(f"{folder} holds another network than the one that is built here")
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and parameter.shape[1] < before[name][1]:
+            parameter.data *= (before[name][1] / parameter.shape[1]) ** 0.5
+    return model

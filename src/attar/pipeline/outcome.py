@@ -1,0 +1,147 @@
+"""What came out of a run, read from its folder (or from a record of it) for comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.artifact.shape import architecture
+from attar.pipeline.folder import RunError, RunFolder
+from attar.report import comparison_json, comparison_markdown, comparison_plot
+from attar.report.compare import Comparison, Outcome, compare
+from attar.train import write_atomically
+
+TRAINING = ("distil", "prune")
+"""Stages that train the student."""
+
+
+def compare_runs(paths: Sequence[str | Path], held_out: bool = False) -> Comparison:
+    """Lay finished runs (or records) side by side.
+
+    Args:
+        paths: run folders, or folders that `attar record` wrote.
+        held_out: compare on the held-out images, for runs whose test images were not read.
+
+    Raises:
+        RunError: a folder holds no run, or one that has not finished.
+        ValueError: fewer than two, or runs on other images.
+    """
+    names = short_names([Path(path) for path in paths])
+    outcomes = [read_outcome(path, name, held_out) for path, name in zip(paths, names)]
+    return compare(outcomes, held_out)
+
+
+def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
+    """Write compare.md, compare.json and, where matplotlib is installed, compare.svg into `folder`; returns the page's path."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plot = comparison_plot(comparison)
+    if plot is not None:
+        write_atomically(folder / "compare.svg", plot.encode())
+    write_atomically(folder / "compare.json", comparison_json(comparison).encode())
+    page = folder / "compare.md"
+    write_atomically(page, comparison_markdown(comparison, "compare.svg" if plot is not None else None).encode())
+    return page
+
+
+def read_outcome(path: str | Path, name: str | None = None, held_out: bool = False) -> Outcome:
+    """The outcome of a finished run; `held_out` as in `compare_runs`, `name` is the folder's unless given.
+
+    Raises:
+        RunError: as in `compare_runs`.
+    """
+    path = Path(path)
+    name = name or path.name
+    if (path / "record.json").is_file():
+        return _of_record(path, name, held_out)
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} is not a run folder: it has no run.json")
+    folder = RunFolder(path)
+    if not folder.finished("export"):
+        raise RunError(
+            f"{path} has not finished: it stopped before {_missing(folder)}; the command it began with goes on"
+        )
+    if not held_out and not (path / "test.json").is_file():
+        raise RunError(
+            f"{path} has not read the test images, so it has no test accuracy; compare on held-out images (--held-out), "
+            "or finish the run: `attar run` with the same recipe and --out"
+        )
+    run, stages = folder.read_json("run.json"), [stage for stage in TRAINING if folder.finished(stage)]
+    numbers = {stage: folder.result(stage)[1] for stage in stages}
+    counts = architecture(folder.artifact).counts
+    seconds: list[Any] = [
+        folder.result(stage)[1].get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
+    ]
+    return Outcome(
+        name=name,
+        recipe=run["recipe"],
+        **(_held_out_hits(folder, run) if held_out else _test_hits(run["data"], folder.read_json("test.json"))),
+        params=counts["params"],
+        macs=counts["macs"],
+        bytes=counts["bytes"],
+        images_seen=sum(stage["images"] for stage in numbers.values()),
+        seconds=None if None in seconds else sum(seconds),
+    )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    twice = next(path for path, own in zip(paths, parts) if parts.count(own) > 1)
+    raise ValueError(f"{twice} is given twice; name each run once")
+
+
+def _missing(folder: RunFolder) -> str:
+    return "the end of " + next(s for s in ("distil", "prune", "export") if not folder.finished(s))
+
+
+def _test_hits(data: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
+    labels, predictions = test["predictions"]["labels"], test["predictions"]["student"]
+    correct = tuple(a == b for a, b in zip(labels, predictions, strict=True))
+    return {
+        "images": f"the test images of {data['name']} ({data['fingerprint'][:16]})",
+        "hits": sum(correct),
+        "n": len(correct),
+        "correct": correct,
+    }
+
+
+def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
+    """Hits on the held-out images, as the artifact had them at its export."""
+    if run["split"]["held_out"] == 0:
+        raise RunError(f"{folder.path} held nothing out (data.held_out = 0), so it has no held-out accuracy")
+    tensors, numbers = folder.result("export")
+    images = (
+        f"{run['split']['held_out']:,} held-out images of {run['data']['name']} (split {run['split']['digest'][:16]})"
+    )
+    if numbers.get("held_out") is None:  # exported before hits were kept
+        last = next(folder.result(stage)[1] for stage in reversed(TRAINING) if folder.finished(stage))
+        n = run["split"]["held_out"]
+        return {"images": images, "hits": round(last["held_out"] * n), "n": n, "correct": None}
+    correct = tuple((tensors["labels"] == tensors["predictions"]).tolist())
+    return {"images": images, "hits": sum(correct), "n": len(correct), "correct": correct}
+
+
+def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
+    record = json.loads((path / "record.json").read_text())
+    if held_out:
+        raise RunError(f"{path} is a record, which holds predictions of the test images only; leave --held-out away")
+    predictions = json.loads((path / "predictions.json").read_text())
+    seconds: list[Any] = list(record["seconds"].values())
+    after = record["cost"]["after"]
+    return Outcome(
+        name=name,
+        recipe=record["recipe"],
+        **_test_hits(record["data"], {"predictions": predictions}),
+        params=after["params"],
+        macs=after["macs"],
+        bytes=after["bytes"],
+        images_seen=sum(record["images_seen"].get(stage, 0) for stage in TRAINING),
+        seconds=None if None in seconds else sum(seconds),
+    )

@@ -1,0 +1,51 @@
+"""Intervals and paired tests against other implementations and figures from the literature."""
+
+import itertools
+
+import pytest
+from scipy.stats import binom, binomtest
+
+from attar.report import mcnemar, mean_sd, wilson_interval
+
+
+def paired(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    rows = [(True, True)] * both + [(True, False)] * first + [(False, True)] * second + [(False, False)] * neither
+    return [a for a, _ in rows], [b for _, b in rows]
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 1), (1, 7), (5, 5), (16, 1), (121, 59), (2900, 3100)])
+def test_mcnemar_is_the_binomial_test_of_the_discordant_images(b, c):
+    test = mcnemar(*paired(40, b, c, 3))
+    assert (test.first_only, test.second_only) == (b, c)
+    assert test.exact == pytest.approx(binomtest(b, b + c).pvalue, rel=1e-9)
+    mid = test.exact - binom.pmf(b, b + c, 0.5) if b != c else 1 - binom.pmf(b, b + c, 0.5)
+    assert test.mid == pytest.approx(mid, rel=1e-9)
+
+
+def test_mcnemar_gives_fagerlands_figures():
+    """Fagerland, Lydersen, Laake 2013, table 2: airway responsiveness, 1 and 7 discordant children of 21."""
+    test = mcnemar(*paired(1, 1, 7, 12))
+    assert round(test.exact, 3) == 0.070
+    assert round(test.mid, 3) == 0.039
+
+
+def test_mcnemar_without_a_difference_and_on_other_images():
+    assert mcnemar([True, False], [True, False]).exact == 1.0
+    with pytest.raises(ValueError, match="2 and 1 predictions"):
+        mcnemar([True, False], [True])
+
+
+def test_wilson_covers_what_it_should():
+    for n, p in itertools.product((50, 400), (0.5, 0.95)):
+        covered = sum(
+            binom.pmf(hits, n, p)
+            for hits in range(n + 1)
+            if wilson_interval(hits, n)[0] <= p <= wilson_interval(hits, n)[1]
+        )
+        assert 0.92 < covered < 0.98
+
+
+def test_mean_and_sd():
+    assert mean_sd([0.5]) == (0.5, None)
+    mean, sd = mean_sd([0.1, 0.2, 0.3])
+    assert (mean, sd) == (pytest.approx(0.2), pytest.approx(0.1))
