@@ -215,3 +215,8 @@ def numbers(text: str, option: str, count: int | None = None) -> list[int]:
 
 def main() -> None:
     app()
+
+
+from attar.cli.cache import cache  # noqa: E402  (its commands need what stands above)
+
+app.add_typer(cache, name="cache")

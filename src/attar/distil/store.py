@@ -196,7 +196,7 @@ def megabytes(count: int) -> str:
 
 def _checksum(block: int, rows: Bytes) -> int:
     """crc32 over the block's number and rows, never 0, which stands for a block that is not there."""
-    return zlib.crc32(np.ascontiguousarray(rows), zlib.crc32(block.to_bytes(8, "little"))) or 1
+    return zlib.crc32(np.ascontiguousarray(rows).data, zlib.crc32(block.to_bytes(8, "little"))) or 1
 
 
 def _reserve(file: int, size: int) -> None:

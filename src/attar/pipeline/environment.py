@@ -20,7 +20,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "commit": _commit(),
     }
 
@@ -31,7 +31,8 @@ def command() -> str:
     return " ".join(["attar" if program in ("__main__.py", "attar") else program, *sys.argv[1:]])
 
 
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
+    """The installed version; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

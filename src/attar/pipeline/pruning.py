@@ -173,7 +173,7 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     batches = session.split.train[: GRADIENT_BATCHES * GRADIENT_BATCH].split(GRADIENT_BATCH)
 
     def context() -> Context:
-        views = [Batch(*session.views.plain(samples), 0, samples) for samples in batches]
+        views = [Batch(*session.views.batch(0, samples), 0, samples) for samples in batches]
         return collect_gradients(pruner.model, views, lambda model, batch: goal(model, batch)[0], session.recipe.seed)
 
     return context

@@ -43,8 +43,9 @@ class Session:
         return self._views_of(self.data.test_images, self.data.test_labels)
 
     def _views_of(self, images: torch.Tensor, labels: torch.Tensor) -> Views:
-        augmentation = Augmentation(**self.recipe.augment.model_dump())
-        return Views(images, labels, augmentation, self.recipe.seed, self.machine.device, self.mean, self.std)
+        augmentation, recipe = Augmentation(**self.recipe.augment.model_dump()), self.recipe
+        device = self.machine.device
+        return Views(images, labels, augmentation, recipe.view_seed, device, self.mean, self.std, recipe.seed)
 
     @property
     def example(self) -> torch.Tensor:

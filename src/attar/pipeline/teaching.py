@@ -8,7 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from attar.distil import FromTeacher, Objective, OnlineTeacher, from_labels
+from attar.distil import FromTeacher, Objective, from_labels
+from attar.pipeline.outputs import teacher_outputs
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.recipe import RecipeError, Training
@@ -18,7 +19,7 @@ from attar.train import TrainState
 
 def teach(session: Session) -> None:
     """Train the teacher on labels, or take the weights that the recipe names."""
-    teacher = session.recipe.teacher
+    teacher = session.recipe.teacher_network
     assert teacher is not None
     if teacher.weights is not None:
         model = session.build(teacher)
@@ -33,7 +34,7 @@ def teach(session: Session) -> None:
 def distil(session: Session) -> None:
     """Train the student at full size: from the teacher's outputs and the labels, or from labels alone."""
     recipe = session.recipe
-    after = "teach" if recipe.teacher is not None else None
+    after = "teach" if recipe.teacher_network is not None else None
     train_network(
         session, "distil", recipe.student, recipe.distil.train, objective(session), after, recipe.distil.view_pool
     )
@@ -79,15 +80,7 @@ def objective(session: Session) -> Objective:
     settings = session.recipe.distil
     if session.recipe.teacher is None or settings.alpha == 0:
         return from_labels
-    return FromTeacher(OnlineTeacher(trained_teacher(session)), settings.temperature, settings.alpha)
-
-
-def trained_teacher(session: Session) -> torch.nn.Module:
-    """The teacher with the weights of the finished stage `teach`."""
-    assert session.recipe.teacher is not None
-    model = session.build(session.recipe.teacher)
-    model.load_state_dict(session.folder.result("teach")[0])
-    return session.machine.place(model)
+    return FromTeacher(teacher_outputs(session), settings.temperature, settings.alpha)
 
 
 def load_weights(model: torch.nn.Module, path: Path, place: str) -> None:

@@ -1,0 +1,123 @@
+"""`attar cache`: the teacher's outputs that are kept for every view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+cache = typer.Typer(
+    no_args_is_help=True,
+    help="Show, fill, clear and export the teacher's outputs that are kept for every view.",
+)
+
+
+@cache.command()
+def show() -> None:
+    """List the pools: teacher, data, view epochs, size, and the room that is left."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.distil import cache_limit, kept_pools, pools_folder
+        from attar.distil.store import megabytes
+        from attar.report import table
+
+        folder, limit = pools_folder(), cache_limit()
+        pools = kept_pools(folder)
+        rows = [
+            [
+                pool.key,
+                pool.facts["teacher"]["name"] if pool.facts else "damaged: clear it",
+                str(pool.notes.get("data_name", "")),
+                str(pool.facts.get("view_seed", "")),
+                str(len(pool.epochs)),
+                megabytes(pool.size),
+                str(pool.notes.get("recipe", "")),
+            ]
+            for pool in pools
+        ]
+        if rows:
+            print(table(["pool", "teacher", "data", "view seed", "epochs", "size", "first used by"], rows))
+        total = sum(pool.size for pool in pools)
+        print(f"{len(pools)} pools in {folder}: {megabytes(total)} of {megabytes(limit)}")
+
+
+@cache.command()
+def fill(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, as for run.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The recipe's run folder; its teacher is used. [default: runs/NAME]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="View epochs. [default: distil.view_pool]")] = None,
+) -> None:
+    """Compute the teacher's outputs for a recipe's pool of views ahead of its run; teaches the teacher if need be."""
+    from attar.cli.app import FAILED, INTERRUPTED, explained
+
+    with explained():
+        from attar.recipe import load_recipe
+
+        checked = load_recipe(recipe, overrides or ())
+        from attar.cli.show import shower
+        from attar.pipeline import Interrupted
+        from attar.pipeline.filling import fill_pool
+        from attar.train import Diverged
+
+        try:
+            with shower() as watcher:
+                path = fill_pool(checked, out or Path("runs") / checked.name, watcher, epochs)
+        except Interrupted as stop:
+            typer.echo(f"attar: {stop}; saved, the same command goes on from here", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Diverged as error:
+            typer.echo(f"attar: {error}", err=True)
+            raise typer.Exit(FAILED) from None
+        print(f"pool: {path}")
+
+
+@cache.command()
+def clear(
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY]...", help="Pools, or how their keys begin.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All pools.")] = False,
+) -> None:
+    """Delete pools. Runs under way go on and compute what they miss."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.distil import find_pool, kept_pools, pools_folder, remove_pool
+        from attar.distil.store import megabytes
+
+        if bool(keys) == everything:
+            raise ValueError("say which pools to clear (`attar cache show` lists them), or --all")
+        folder = pools_folder()
+        chosen = kept_pools(folder) if everything else [find_pool(folder, key) for key in keys or ()]
+        for pool in chosen:
+            remove_pool(pool)
+            print(f"cleared {pool.key}: {megabytes(pool.size)}")
+        if not chosen:
+            print(f"nothing to clear in {folder}")
+
+
+@cache.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="KEY_OR_RUN", help="A pool's key, or a run folder.")],
+    file: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="The first so many view epochs. [default: all]")] = None,
+    one_byte: Annotated[bool, typer.Option("--one-byte", help="A byte for each logit instead of two.")] = False,
+) -> None:
+    """Write a pool as one file that stands in for the teacher: `[teacher] outputs = "FILE"` in a recipe."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.cli.show import shower
+        from attar.distil.store import megabytes
+        from attar.pipeline.filling import export_outputs
+
+        with shower() as watcher:
+            made = export_outputs(source, file, epochs, one_byte, watcher)
+        print(f"{file}: {made['epochs']} view epochs of {made['samples']:,} images, {megabytes(made['bytes'])}")
