@@ -11,9 +11,9 @@ import torch
 
 from attar import artifact
 from attar.pipeline.exporting import add_views, judged, views_on_test
+from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
-from attar.pipeline.outputs import trained_teacher
 from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
 from attar.train import predict
 
