@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -80,6 +81,7 @@ def move(
     for plane in value.planes:
         length = plane.ids.shape[plane.cut]
         line = torch.arange(length).view([-1 if dim == plane.cut else 1 for dim in range(len(value.shape))])
+        plane = _in_order(labels, value, plane, operation)
         moved = _results(operation(plane.ids.expand(value.shape)))
         places = _results(operation(line.expand(value.shape)))
         for index, (ids, place) in enumerate(zip(moved, places)):
@@ -101,6 +103,24 @@ def move(
         Value(shape, normalised(labels, found), free, value.source, real)
         for shape, free, found, real in zip(shapes, frees, planes, known)
     ]
+
+
+def _in_order(labels: Labels, value: Value, plane: Plane, operation: Callable[[torch.Tensor], Any]) -> Plane:
+    """The plane, its rows made one unit where the operation weaves them into one another (heads put behind features).
+
+    A row that loses other units than its neighbour would then shift the neighbour's places.
+    """
+    if not plane.rows:
+        return plane
+    sizes = [plane.ids.shape[dim] if dim in plane.rows else 1 for dim in range(plane.ids.dim())]
+    number = torch.arange(math.prod(sizes)).view(sizes)
+    for rows in _results(operation(number.expand(value.shape))):
+        rows = compressed(rows)
+        for dim, size in enumerate(rows.shape):
+            line = rows.movedim(dim, -1).reshape(-1, size)[0] if size > 1 else rows.reshape(-1)[:1]
+            if int((line[1:] != line[:-1]).sum()) >= len(line.unique()) > 1:
+                return Plane(labels.unite_along(plane.ids, plane.rows), plane.cut)
+    return plane
 
 
 def balance_parts(labels: Labels, parts: Sequence[Value], dim: int) -> None:

@@ -62,6 +62,7 @@ def first_that_works(start: Way, attempt: Callable[[Way], Result]) -> tuple[Way,
             if way.mode == "graph":
                 break
             levels = None if isinstance(problem, Differs) else bolder(way.levels, list(chain))
-            last = levels is None or len(problems) == ATTEMPTS - 1
+            in_vain = len(problems) > 3 and len(set(problems[-4:])) == 1
+            last = levels is None or in_vain or len(problems) == ATTEMPTS - 1
             way = Way("graph", way.levels) if last else Way("module", levels)  # type: ignore[arg-type]
     raise WayError("; ".join(dict.fromkeys(problems)))
