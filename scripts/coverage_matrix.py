@@ -189,7 +189,9 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
                 label += f" {r['before']:,} → {r['after']:,} | {r['proof']:.1e} | {r['runs']} |"
                 label += f" {r['capture_seconds']}, {r['cut_seconds']} | |"
             else:
-                label += f" {int(row['parameters']):,} | | | | {r['why'][:160].replace('|', '/').replace(chr(10), ' ')} |"
+                label += (
+                    f" {int(row['parameters']):,} | | | | {r['why'][:160].replace('|', '/').replace(chr(10), ' ')} |"
+                )
             lines.append(label)
     return "\n".join(lines) + "\n"
 

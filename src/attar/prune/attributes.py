@@ -17,7 +17,9 @@ from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.surgery import Attributes
 
-WHOLE = re.compile(r"(^|_)n?heads$|^nhead$|^num_head$|groups|stride|kernel|window|patch|grid|ratio|depth|dilation|padding|resolution|img|image")
+WHOLE = re.compile(
+    r"(^|_)n?heads$|^nhead$|^num_head$|groups|stride|kernel|window|patch|grid|ratio|depth|dilation|padding|resolution|img|image"
+)
 """Names of numbers that a cut never changes: rows such as heads stay whole, and so do places and windows."""
 
 
@@ -49,8 +51,7 @@ def mended_attributes(
         original: plain attributes as captured; a number is matched against these, never against those of now.
     """
     daring = {
-        path: DARING[levels.get(class_name(module), 0)]
-        for path, module in model.named_modules(remove_duplicate=False)
+        path: DARING[levels.get(class_name(module), 0)] for path, module in model.named_modules(remove_duplicate=False)
     }
     changes: dict[str, dict[int, set[int]]] = {}
     for walk in walks:

@@ -143,7 +143,7 @@ def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any])
     leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if _batched(leaf)]
     if len({leaf.shape[0] for leaf in leaves}) != 1 or leaves[0].shape[0] < 2:
         return None
-    spec = tree_map(lambda leaf: {0: torch.export.Dim.DYNAMIC} if _batched(leaf) else None, (arguments, keywords))
+    spec = tree_map(lambda leaf: {0: torch.export.Dim.AUTO} if _batched(leaf) else None, (arguments, keywords))
     if not keywords:
         return spec[0]
     return inspect.signature(forward).bind(*spec[0], **spec[1]).arguments

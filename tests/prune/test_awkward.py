@@ -1,0 +1,136 @@
+"""Awkward networks cut at random shares: against the original with zeroed weights, run by its own code, in float64."""
+
+import copy
+
+import pytest
+import torch
+from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, Net, example
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from attar.prune import Pruner, count_params
+from attar.prune.capture import named_tensors
+
+
+def shares(pruner: Pruner, seed: int) -> dict[int, torch.Tensor]:
+    """A random share of every group that may be cut, the same number in every row."""
+    generator = torch.Generator().manual_seed(seed)
+    kept = {}
+    for index, group in enumerate(pruner.groups):
+        if group.protected:
+            continue
+        row = torch.zeros(group.size, dtype=torch.int64) if group.row is None else group.row
+        length = int((row == row[0]).sum())
+        keep = int(torch.randint(1, length + 1, (), generator=generator))
+        kept[index] = torch.zeros(group.size, dtype=torch.bool)
+        for number in row.unique().tolist():
+            units = torch.nonzero(row == number)[:, 0]
+            kept[index][units[torch.randperm(length, generator=generator)[:keep]]] = True
+    return kept
+
+
+def answers(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([leaf.flatten() for leaf in tree_leaves(model(*inputs))])
+
+
+def jitter(model: nn.Module) -> None:
+    with torch.no_grad():
+        for tensor in named_tensors(model).values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.rand_like(tensor) * 0.3)
+
+
+@pytest.mark.parametrize("build", EXACT, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cut_equals_the_original_with_zeroed_weights(build: type[Net], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = build()
+    jitter(model)
+    inputs = example(model)
+    masked = copy.deepcopy(model).double().eval()
+    pruner = Pruner(model, inputs)
+    whole = count_params(model)
+    cut = pruner.cut(shares(pruner, seed))
+    assert cut.proof < 1e-10 and cut.removed and count_params(model) < whole
+    assert pruner.cost().params == count_params(model)
+    with torch.no_grad():
+        for name, cuts in cut.kept.items():
+            for dim, index in cuts:
+                gone = torch.ones(named_tensors(masked)[name].shape[dim], dtype=torch.bool)
+                gone[index] = False
+                named_tensors(masked)[name].index_fill_(dim, torch.nonzero(gone)[:, 0], 0)
+    doubles = tuple(x.double() for x in inputs)
+    small = copy.deepcopy(model).double().eval()
+    torch.testing.assert_close(answers(small, doubles), answers(masked, doubles), rtol=1e-9, atol=1e-9)
+    model.train()
+    sum(leaf.square().sum() for leaf in tree_leaves(model(*inputs))).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters()) or not model.training
+
+
+@pytest.mark.parametrize("build", MIXING, ids=lambda build: build.__name__)
+def test_mixed_units_are_cut_step_by_step(build: type[Net]) -> None:
+    torch.manual_seed(0)
+    model = build()
+    inputs = example(model)
+    pruner = Pruner(model, inputs)
+    for seed in range(3):
+        assert pruner.cut(shares(pruner, seed)).proof < 1e-10
+    again = build()
+    second = Pruner(again, inputs)
+    second.restore(pruner.state())
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(answers(again.eval(), inputs), answers(model.eval(), inputs))
+
+
+def test_heads_keep_their_number_and_their_scale() -> None:
+    model = HeadsByHand()
+    pruner = Pruner(model, example(model))
+    pruner.step({"params": int(pruner.cost().params * 0.6)})
+    assert pruner.mode == "module" and model.heads == 4 and 1 <= model.width < 6
+    assert model.qkv.out_features == 3 * 4 * model.width
+
+
+def test_code_with_sizes_written_in_runs_as_its_graph() -> None:
+    model = HardCodedSizes()
+    inputs = example(model)
+    pruner = Pruner(model, inputs)
+    pruner.step({"params": int(pruner.cost().params * 0.7)})
+    assert pruner.mode == "graph"
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.head.bias.add_(1)
+    torch.testing.assert_close(answers(twin.eval(), inputs), answers(model.eval(), inputs) + 1)
+    assert model(torch.randn(5, 3, 8, 8)).shape == (5, 5)
+
+
+def test_unknown_operations_fix_what_they_read_and_are_named() -> None:
+    class Spectrum(Net):
+        def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svdvals(x.flatten(2))[..., None, None].expand(-1, -1, 2, 2)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = Spectrum(8), Net(16)
+            self.two.awkward = lambda x, image: x  # type: ignore[method-assign]
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            t = self.one.stem(image)
+            return self.two(image) + torch.linalg.svdvals(t.flatten(2)).mean()
+
+    model = Both()
+    pruner = Pruner(model, torch.randn(2, 3, 8, 8))
+    fixed = {group.name: group.protected for group in pruner.groups if group.protected}
+    assert "svd" in fixed["one.stem.0.weight"]
+    assert any("svd" in report for report in pruner.reports)
+    assert "two.stem.0.weight" in pruner.widths()
+
+
+def test_strict_policy_keeps_units_that_a_norm_mixes() -> None:
+    torch.manual_seed(0)
+    from awkward_networks import TokenMixer
+
+    model = TokenMixer()
+    assert "stem.0.weight" in Pruner(model, example(model)).widths()
+    assert "stem.0.weight" not in Pruner(model, example(model), policy="strict").widths()
