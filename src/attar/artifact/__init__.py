@@ -1,10 +1,13 @@
 """The folder that leaves the house: saved whole, loaded without pickle, checked against itself."""
 
+from attar.artifact.benchmark import Bench, Measured, bench, bench_all
+from attar.artifact.classify import Guess, classify, describe, open_runner, view_name
 from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.evaluate import Evaluation, evaluate, predict
 from attar.artifact.folder import load, save
 from attar.artifact.int8_view import quantise_int8
+from attar.artifact.limits import check_permitted
 from attar.artifact.manifest import write_files
 from attar.artifact.onnx_view import export_onnx
 from attar.artifact.pt2_view import export_pt2
@@ -18,19 +21,28 @@ __all__ = [
     "ONNX",
     "PT2",
     "ArtifactError",
+    "Bench",
     "Check",
     "Description",
     "Evaluation",
+    "Guess",
     "Input",
+    "Measured",
     "Runner",
     "Verification",
     "View",
+    "bench",
+    "bench_all",
+    "check_permitted",
+    "classify",
+    "describe",
     "evaluate",
     "export_onnx",
     "export_pt2",
     "golden_images",
     "load",
     "missing_libraries",
+    "open_runner",
     "open_view",
     "predict",
     "quantise_int8",
@@ -38,6 +50,7 @@ __all__ = [
     "save",
     "seconds_per_batch",
     "verify",
+    "view_name",
     "view_names",
     "write_files",
 ]

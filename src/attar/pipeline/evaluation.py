@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from attar import artifact
-from attar.data import load_data
+from attar.data import ImageData, Progress, load_data
 
 
 def evaluate_artifact(
@@ -23,10 +23,26 @@ def evaluate_artifact(
         ValueError: no data was named and the artifact has no report that names one.
     """
     model = artifact.load(path)
-    if data is None:
-        report = Path(path) / "report.json"
-        if not report.is_file():
-            raise ValueError(f"{path} has no report.json that says what data it was made for; name it with --data")
-        data = str(json.loads(report.read_text())["data"]["name"])
-    images = load_data(data, folder)
-    return artifact.evaluate(model, images.test_images, images.test_labels), data
+    images = data_of(path, data, folder)
+    return artifact.evaluate(model, images.test_images, images.test_labels), data or images.name
+
+
+def data_of(
+    path: str | Path, data: str | None = None, folder: str | Path | None = None, progress: Progress | None = None
+) -> ImageData:
+    """The named data, by default what the artifact's report says that it was made for.
+
+    Raises:
+        DataError: the data cannot be had.
+        ValueError: no data was named and the artifact has no report that names one.
+    """
+    if data is not None:
+        return load_data(data, folder, progress)
+    try:
+        made_for = json.loads((Path(path) / "report.json").read_text())["recipe"]["data"]
+        source, place, size = str(made_for["source"]), made_for["folder"], made_for.get("size")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} has no report.json that says what data it was made for; name it with --data"
+        ) from None
+    return load_data(source, folder or place, progress, size)

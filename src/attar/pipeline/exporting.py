@@ -10,6 +10,7 @@ import torch
 
 from attar import artifact
 from attar.artifact import INT8, ONNX, PT2
+from attar.pipeline.evaluation import data_of
 from attar.recipe import Export, RecipeError
 
 Facts = dict[str, Any]
@@ -65,6 +66,46 @@ def add_views(
         else:
             found.append(_add(folder, name, make, note))
     return [_network(folder, allow), *found] if found else []
+
+
+def export_views(
+    path: str | Path,
+    onnx: bool,
+    pt2: bool,
+    int8: bool,
+    data: str | None = None,
+    folder: str | Path | None = None,
+    int8_images: int = 512,
+    allow: Collection[str] = (),
+    note: Callable[[str], None] = print,
+) -> list[Facts]:
+    """Add the views that are asked for to a saved artifact; int8 brings `model.onnx`, which it is made from, along.
+
+    Args:
+        path: the artifact.
+        data, folder: whose training images tell int8 its ranges; by default the data that the artifact was made for.
+        int8_images: how many of them.
+        allow, note: as for `add_views`, whose result is returned.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or may not be loaded.
+        DataError, ValueError: the data cannot be had, or is of another shape.
+        RecipeError: a library is missing.
+    """
+    artifact.load(path, allow=allow)  # refuse a strange folder before anything is made of it
+    there = artifact.view_names(path)
+    settings = Export(onnx=onnx or (int8 and ONNX not in there), pt2=pt2, int8=int8 or None, int8_images=int8_images)
+    check_libraries(settings)
+    images = artifact.golden_images(path)
+    if int8:
+        images = data_of(path, data, folder, lambda text, done: note(text)).images
+        if images.shape[1:] != artifact.golden_images(path).shape[1:]:
+            raise ValueError(
+                f"the data's images are {list(images.shape[1:])}, the artifact takes {list(artifact.describe(path).input.size)}"
+            )
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        images = images[order[:int8_images]]  # folders lie in the order of their classes
+    return add_views(Path(path), settings, images, allow, note)
 
 
 def _add(folder: Path, name: str, make: Callable[[], artifact.View], note: Callable[[str], None]) -> Facts:

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
+from attar.artifact.shape import shaped
 from attar.data import Augmentation, ImageData, Split, Views
 from attar.models import BuilderSpec
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
-from attar.recipe.types import Network
+from attar.recipe.types import Network, Student
 from attar.train import Machine, accuracy, predict, steps_for
 
 
@@ -53,16 +54,15 @@ class Session:
         return torch.zeros(2, *self.data.image_shape)
 
     def spec(self, network: Network) -> BuilderSpec:
-        """The builder of a teacher or student, told the data's channels and classes unless the recipe says otherwise."""
-        shape = {"in_channels": self.data.image_shape[0], "classes": self.data.classes}
-        if ":" in network.model and not network.model.startswith(("attar:", "timm:", "torchvision:")):
-            shape = {}  # a function of the user's may call these anything
-        return BuilderSpec(network.model, {**shape, **network.arguments})
+        """The builder of a teacher or student of this run."""
+        return network_spec(network, self.data.image_shape[0], self.data.classes)
 
     def build(self, network: Network) -> torch.nn.Module:
         """The freshly initialised network; the same weights for the same seed."""
         torch.manual_seed(self.recipe.seed)
-        return self.spec(network).build()
+        model = self.spec(network).build()
+        shape = network.shape if isinstance(network, Student) else None
+        return model if shape is None else shaped(model, shape)
 
     def held_out_accuracy(self, model: torch.nn.Module) -> float | None:
         """Accuracy on the held-out images, 0 to 1; None where nothing is held out."""
@@ -75,3 +75,11 @@ class Session:
         """Images that a call of the loop will see."""
         samples = len(self.split.train)
         return steps_for(training, samples) * min(training.batch, samples)
+
+
+def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:
+    """The builder of a network, told the data's channels and classes unless the recipe says otherwise."""
+    shape = {"in_channels": channels, "classes": classes}
+    if ":" in network.model and not network.model.startswith(("attar:", "timm:", "torchvision:", "hf:")):
+        shape = {}  # a function of the user's may call these anything
+    return BuilderSpec(network.model, {**shape, **network.arguments})

@@ -1,0 +1,71 @@
+"""`attar bench`: how fast, how large and how hungry the network and its views are, here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attar.cli.app import FAILED, app, explained, numbers
+
+if TYPE_CHECKING:
+    from attar.artifact import Bench
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher too, from the run around it.")] = False,
+    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,256",
+    threads: Annotated[int, typer.Option(help="CPU threads, for every library alike.", min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="How long each batch size is measured.", min=0)] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
+    ] = None,
+) -> None:
+    """Measure latency, throughput, peak memory and size of the network and every view, each in a process of its own."""
+    with explained():
+        sizes = numbers(batches, "--batches")
+        from attar.artifact import bench_all
+
+        settings: dict[str, Any] = {"batches": sizes, "threads": threads, "seconds": seconds, "allow": allow or ()}
+        found: list[Bench] = []
+        if teacher:
+            from attar.pipeline.teacher import bench_teacher
+
+            found.append(bench_teacher(artifact, **settings))
+        found += bench_all(artifact, **settings)
+        print(as_text(found) if not as_json else json.dumps([asdict(row) for row in found], indent=1))
+        if any(row.error for row in found):
+            raise typer.Exit(FAILED)
+
+
+def as_text(found: list[Bench]) -> str:
+    """A table, a line for the network and every view."""
+    from attar.report import table
+
+    sizes = [measured.batch for measured in next((row.measured for row in found if row.measured), ())]
+    heads = ["", "file"]
+    for size in sizes:
+        heads += [f"batch {size}", "images/s", "peak memory", "of it own"]
+    rows = [_cells(row, len(heads)) for row in found]
+    errors = [f"{row.name} FAILED: {row.error}" for row in found if row.error]
+    threads = f"{found[0].threads} thread{'s' if found[0].threads > 1 else ''}"
+    foot = f"{threads}; medians; raw pixels in, logits out; own memory: without the libraries."
+    return "\n".join([table(heads, rows), "", *errors, foot])
+
+
+def _cells(row: Bench, columns: int) -> list[str]:
+    cells = [row.name, f"{row.file_bytes / 1e3:,.1f} kB"]
+    for one in row.measured:
+        cells += [
+            f"{1e3 * one.seconds:.3g} ms",
+            f"{one.images_per_second:,.0f}",
+            f"{one.peak_bytes / 1e6:,.0f} MB",
+            f"{one.own_bytes / 1e6:,.1f} MB",
+        ]
+    return cells + ["-"] * (columns - len(cells))
