@@ -94,9 +94,8 @@ class StoredRows(Rows):
             os.close(self._file)
 
     def missing(self, wanted: npt.NDArray[np.int64]) -> list[int]:
-        for block in wanted:
-            if not self.have[block] and self._table[block]:
-                self.have[block] = self._holds(block)
+        for block in super().missing(wanted):
+            self.have[block] = self._holds(block)  # another process may have written it meanwhile
         return super().missing(wanted)
 
     def write(self, block: int, rows: Bytes) -> None:
