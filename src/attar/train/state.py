@@ -102,6 +102,8 @@ class TrainState:
         self._named = dict(self.model.named_parameters())
         if self.ema is not None:
             self.ema = {name: _select(tensor, kept.get(name, ())) for name, tensor in self.ema.items()}
+            # Running statistics move with a cut; an average that still remembers the old ones is of no network at all.
+            self.position.updates = 0
             wrong = [name for name, shape in shapes.items() if self.ema[name].shape != shape]
             assert not wrong, f"the cut did not say how {wrong} became smaller"
         if self.optimiser is not None:
