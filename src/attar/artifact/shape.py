@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -54,3 +55,16 @@ def shaped(model: nn.Module, path: str | Path) -> nn.Module:
         if parameter.dim() > 1 and parameter.shape[1] < before[name][1]:
             parameter.data *= (before[name][1] / parameter.shape[1]) ** 0.5
     return model
+
+
+def surgery_of(path: str | Path) -> dict[str, Any]:
+    """How an artifact's network was cut, as keywords of `attar.artifact.save`; empty for one that was not.
+
+    Raises:
+        ArtifactError: the folder holds no artifact, or a damaged one.
+    """
+    folder = Path(path)
+    files = read_manifest(folder)
+    if KEPT in files:
+        return {"kept": from_bytes(read_file(folder, files, KEPT), KEPT)}
+    return {"surgery": read_description(folder, files).surgery}

@@ -35,6 +35,21 @@ def explained() -> Iterator[None]:
         _stop(f"{error.filename or 'file system'}: {error.strerror or error}", WRONG_INPUT)
 
 
+@contextmanager
+def under_way(folder: Path) -> Iterator[None]:
+    """Turn what can stop a run in its middle into a message and an exit code; its checkpoints are in `folder`."""
+    from attar.pipeline import Interrupted
+    from attar.prune import ProofError
+    from attar.train import CheckpointError, Diverged
+
+    try:
+        yield
+    except Interrupted as stop:
+        _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED)
+    except (Diverged, CheckpointError, ProofError) as error:
+        _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED)
+
+
 def _stop(message: str, code: int) -> None:
     print(f"attar: {message}", file=sys.stderr)
     raise typer.Exit(code)
@@ -74,19 +89,12 @@ def run(
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
-        from attar.pipeline import Interrupted, run
-        from attar.prune import ProofError
+        from attar.pipeline import run
         from attar.report import verdict_line
-        from attar.train import CheckpointError, Diverged
 
         folder = out or Path("runs") / checked.name
-        try:
-            with shower() as watcher:
-                facts = run(checked, folder, watcher)
-        except Interrupted as stop:
-            _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED)
-        except (Diverged, CheckpointError, ProofError) as error:
-            _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED)
+        with under_way(folder), shower() as watcher:
+            facts = run(checked, folder, watcher)
         print(f"\n{verdict_line(facts)}")
         print(f"report:   {folder / 'artifact' / 'report.md'}")
         print(f"artifact: {folder / 'artifact'}")

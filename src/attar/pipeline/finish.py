@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from attar import artifact
+from attar.artifact.shape import surgery_of
+from attar.pipeline.control_facts import control_facts
 from attar.pipeline.exporting import add_views, judged, views_on_test
 from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
@@ -33,7 +35,7 @@ def export(session: Session) -> None:
         mean=session.mean,
         std=session.std,
         golden=golden,
-        **(surgery_record(session) if recipe.prune is not None else {}),
+        **_surgery(session),
         class_names=session.data.class_names,
         budget=budget_limits(session),
     )
@@ -104,6 +106,7 @@ def gather(session: Session) -> dict[str, Any]:
             if folder.finished(stage)
         },
         "views": judged(folder.result("export")[1].get("views", []), test.get("views", {})),
+        "controls": control_facts(folder.path, test),
         "layers": summary(model, session.data.image_shape).to_dict(),
         "summary": str(summary(model, session.data.image_shape)),
         "learning_curves": folder.metrics(),
@@ -120,6 +123,13 @@ def budget_limits(session: Session) -> dict[str, float]:
         return {}
     start = session.folder.result("prune")[1]["frontier"][0]["cost"]
     return settings.budget.resolve(start)
+
+
+def _surgery(session: Session) -> dict[str, Any]:
+    """How the shipped network was cut, as `attar.artifact.save` wants it."""
+    if session.recipe.prune is not None:
+        return surgery_record(session)
+    return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else {}
 
 
 def _distilled_student(session: Session) -> torch.nn.Module:

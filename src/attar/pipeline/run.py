@@ -20,16 +20,18 @@ from attar.recipe import Recipe, RecipeError, load_recipe
 from attar.train import Machine
 
 
-def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None) -> dict[str, Any]:
+def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None, until: str = "report") -> dict[str, Any]:
     """Do everything that a recipe says, or what is left of it, in the run folder `out`.
 
     Args:
         recipe: a checked recipe, or the path of one.
         out: the run folder; made if it is not there, continued if it holds this very run.
         watcher: told about progress.
+        until: the last stage to do. After `export` the artifact is there and the test images are not read yet: what is
+            chosen among runs is chosen there, on held-out images. A later call goes on.
 
     Returns:
-        The report's facts (what `report.json` holds).
+        The report's facts (what `report.json` holds); nothing before that stage.
 
     Raises:
         RecipeError: the recipe cannot be run; nothing was computed.
@@ -41,14 +43,19 @@ def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = 
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     watcher = watcher or Silent()
+    stages = _stages(recipe)
+    if until not in (known := [*dict(stages), "report"]):
+        raise ValueError(f"until = {until!r} is no stage of this recipe; it has {', '.join(known)}")
     with RunFolder(out) as folder:
         session = prepare(recipe, folder, watcher)
-        for name, stage in _stages(recipe):
+        for name, stage in stages:
             if folder.finished(name):
                 watcher.stage(name, "done before")
-                continue
-            watcher.stage(name, "")
-            stage(session)
+            else:
+                watcher.stage(name, "")
+                stage(session)
+            if name == until:
+                return {}
         watcher.stage("report", "")
         return report(session)
 

@@ -140,6 +140,10 @@ class Teacher(Network):
 class Student(Network):
     """The network that is trained to imitate the teacher, before pruning."""
 
+    shape: str | None = None
+    """An artifact's folder: the student takes the final shapes of that network, cut from the same builder's, with fresh
+    weights. For controls: the same network without pruning."""
+
 
 class Distil(Table):
     """Knowledge distillation (Hinton et al. 2015): alpha x T^2 x KL(teacher || student) + (1 - alpha) x cross-entropy."""
@@ -263,6 +267,11 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.student.shape is not None and (self.prune is not None or self.student.weights is not None):
+            other = "[prune]" if self.prune is not None else "student.weights"
+            raise ValueError(
+                f"student.shape = {self.student.shape!r} gives the student its final shape and fresh weights; leave {other} out"
+            )
         if self.teacher is None and self.distil.alpha > 0:
             raise ValueError(
                 f"distil.alpha = {self.distil.alpha:g} asks for a teacher and there is none; "

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
-from attar.report.write import percent, table
+from attar.report.markdown import percent, table
 
 NO_DIFFERENCE = ("name", "seed", "compute")
 """Parts of a recipe that do not tell two settings apart: what a run is called, its seed, and where it was computed."""

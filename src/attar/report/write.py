@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attar.report.controls import controls_section
+from attar.report.markdown import interval, percent, table
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
@@ -28,6 +30,7 @@ def report_markdown(facts: Facts, plot: str | None = None) -> str:
         _costs(facts),
         views_section(facts),
         _frontier(facts, plot),
+        controls_section(facts),
         _network(facts),
         _origin(facts),
     ]
@@ -44,15 +47,6 @@ def verdict_line(facts: Facts) -> str:
     if "teacher" in facts["test"]:
         line += f"; teacher {percent(facts['test']['teacher']['accuracy'])}"
     return line
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
-
-
-def interval(test: Facts) -> str:
-    low, high = test["interval"]
-    return f"[{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def _verdict(facts: Facts) -> str:
@@ -133,9 +127,3 @@ def _stand_in(facts: Facts) -> list[list[str]]:
     measured = f", {percent(held_out['accuracy'])} on {held_out['images']:,} held-out images of its own split"
     pool = f"outputs of {outputs['teacher']['name']} for {outputs['view_pool']} epochs of views"
     return [["teacher", f"{pool} ({outputs['file']}){measured if held_out['accuracy'] is not None else ''}"]]
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])

@@ -1,0 +1,29 @@
+"""`attar control`: what the run would have reached without its pruning, or without its teacher too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attar.cli.app import app, explained, under_way
+
+
+@app.command()
+def control(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    without_teacher: Annotated[
+        bool, typer.Option("--without-teacher", help="Learn from labels alone, instead of from the run's teacher.")
+    ] = False,
+) -> None:
+    """Train a run's final shape directly, from fresh weights, for as many images as its student saw; the run's report shows it."""
+    with explained():
+        from attar.cli.show import shower
+        from attar.pipeline.control import control as run_control
+
+        with under_way(run), shower() as watcher:
+            folder = run_control(run, not without_teacher, watcher)
+        print(f"\ncontrol: {folder}")
+        if (run / "test.json").is_file():
+            print(f"report:  {run / 'artifact' / 'report.md'}")

@@ -1,0 +1,90 @@
+"""The control of a run: its final shape with fresh weights, trained directly for as many images as its student saw."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from attar.pipeline.control_facts import WITH, WITHOUT
+from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.run import run
+from attar.pipeline.watch import Watcher
+from attar.recipe import Recipe, check_recipe
+from attar.train import steps_for
+
+
+def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None = None) -> Path:
+    """Run the control of a finished run, in a folder within the run's; resumable as any run.
+
+    The run's report is written again, with its controls. Where the run's test images are not read yet, the control's are not
+    either.
+
+    Args:
+        path: the run's folder.
+        with_teacher: distil from the run's teacher; else learn from labels alone.
+        watcher: told about progress.
+
+    Returns:
+        The control's folder.
+
+    Raises:
+        RunError: the folder holds no finished run, or one that has no such control.
+        Interrupted, Diverged: as `attar.run`.
+    """
+    path = Path(path)
+    recipe = control_recipe(path, with_teacher)
+    folder = path / (WITH if with_teacher else WITHOUT)
+    read = (path / "test.json").is_file()
+    run(recipe, folder, watcher, until="report" if read else "export")
+    if read:
+        run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher)
+    return folder
+
+
+def control_recipe(path: Path, with_teacher: bool) -> Recipe:
+    """The recipe of a run's control: that of its distillation, with the final shape and a schedule of all its images.
+
+    Raises:
+        RunError: as `control`.
+    """
+    folder = RunFolder(path)
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path} is not a run folder: it has no run.json")
+    if not folder.finished("export"):
+        raise RunError(f"{path} has not finished, so the final shape is not known; the command it began with goes on")
+    facts = folder.read_json("run.json")
+    values: dict[str, Any] = {**facts["recipe"]}
+    if with_teacher and values["teacher"] is None:
+        raise RunError(f"{path} had no teacher; its control is the one without: --without-teacher")
+    if with_teacher and values["prune"] is None:
+        raise RunError(f"{path} pruned nothing: it is its own control with the teacher; there is --without-teacher")
+    samples = facts["split"]["train"]
+    seen = sum(folder.result(stage)[1]["images"] for stage in ("distil", "prune") if folder.finished(stage))
+    train = values["distil"]["train"] or values["prune"]["final"] or values["prune"]["train"]
+    steps = round(seen / min(train["batch"], samples))
+    values |= {
+        "name": f"{values['name']}-{WITH if with_teacher else WITHOUT}",
+        "student": {**values["student"], "weights": None, "shape": _from_here(path / "artifact")},
+        "distil": {**values["distil"], "train": {**train, "epochs": steps / max(1, samples // train["batch"])}},
+        "prune": None,
+        "export": {"onnx": False, "pt2": False, "int8": False},
+        "teacher": _taught(values["teacher"], path) if with_teacher else None,
+    }
+    if not with_teacher:
+        values["distil"] |= {"alpha": 0.0, "view_pool": 0}
+    recipe = check_recipe(values, where=f"the control of {path}")
+    assert recipe.distil.train is not None and steps_for(recipe.distil.train, samples) == steps
+    return recipe
+
+
+def _taught(teacher: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The run's teacher as it is after its stage; a file of outputs stays what it is."""
+    if teacher.get("outputs") is not None:
+        return teacher
+    return {**teacher, "weights": _from_here(path / "teach.safetensors"), "train": None}
+
+
+def _from_here(path: Path) -> str:
+    """Relative to the working directory, as a user would write it in a recipe."""
+    return os.path.relpath(path)

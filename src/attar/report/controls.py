@@ -1,0 +1,57 @@
+"""A run beside its controls, for report.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attar.report.markdown import interval, percent, table
+
+
+def controls_section(facts: dict[str, Any]) -> str:
+    """The run and its controls: images seen, accuracy, paired test, and plainly which is better; empty without controls."""
+    controls = facts.get("controls", [])
+    if not controls:
+        return ""
+    own = facts["test"]["student"]
+    seen = sum(count for stage, count in facts["images_seen"].items() if stage != "teach")
+    rows = [["this run", f"{seen:,}", percent(own["accuracy"]), interval(own), "-", "-", "-"]]
+    rows += [_row(control) for control in controls]
+    heads = [
+        "network",
+        "images seen",
+        "test accuracy",
+        "interval",
+        "only the run is right",
+        "only the control",
+        "p mid-p",
+    ]
+    intro = (
+        "The same final shape with fresh weights, trained directly for as many images as the student of this run saw."
+    )
+    verdicts = [f"- {verdict(control, own)}" for control in controls]
+    return "\n\n".join(["## Controls", intro, table(heads, rows), "\n".join(verdicts)])
+
+
+def verdict(control: dict[str, Any], own: dict[str, Any]) -> str:
+    """One sentence: which of the two is better, and whether that may be chance."""
+    gain = 100 * (own["accuracy"] - control["test"]["accuracy"])
+    p = control["mcnemar"]["mid"]
+    sure = f"p = {p:.2g}" if p < 0.05 else f"which may be chance, p = {p:.2g}"
+    if gain > 0:
+        return f"This run is {gain:.2f} points above its {control['name']} ({sure})."
+    if gain < 0:
+        return f"**Its {control['name']} is {-gain:.2f} points above this run** ({sure})."
+    return f"This run and its {control['name']} get equally many images right."
+
+
+def _row(control: dict[str, Any]) -> list[str]:
+    test, paired = control["test"], control["mcnemar"]
+    return [
+        control["name"],
+        f"{control['images_seen']:,}",
+        percent(test["accuracy"]),
+        interval(test),
+        str(paired["first_only"]),
+        str(paired["second_only"]),
+        f"{paired['mid']:.3g}",
+    ]

@@ -1,0 +1,22 @@
+"""Parts of pages: tables, shares, intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+
+def percent(share: float | None) -> str:
+    """`94.75 %`, or `-` for what is not known."""
+    return "-" if share is None else f"{100 * share:.2f} %"
+
+
+def interval(test: dict[str, Any]) -> str:
+    """`[94.30, 95.17]`, in percent, of facts with an `interval`."""
+    low, high = test["interval"]
+    return f"[{100 * low:.2f}, {100 * high:.2f}]"

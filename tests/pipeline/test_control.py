@@ -1,0 +1,140 @@
+"""Controls: the run's very shape, fresh weights, as many images; resumable; shown in the run's report."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from command_line import attar
+from safetensors.torch import load_file
+
+from attar.artifact.shape import shaped
+from attar.models import build
+from attar.pipeline import Interrupted, stage_loop
+from attar.pipeline.control import control, control_recipe
+
+
+@pytest.fixture(scope="module")
+def controlled(finished_runs, tmp_path_factory):
+    """A copy of run `a` with both controls."""
+    path = tmp_path_factory.mktemp("controlled") / "a"
+    shutil.copytree(finished_runs / "a", path)
+    for options in ((), ("--without-teacher",)):
+        said = attar("control", path, *options)
+        assert said.exit_code == 0, said.output
+    return path
+
+
+@pytest.mark.parametrize("name", ["control-with-teacher", "control-without-teacher"])
+def test_a_control_has_the_shape_and_the_images_of_its_run(controlled, name):
+    run, own = (load_file(path / "artifact/model.safetensors") for path in (controlled, controlled / name))
+    assert {key: tensor.shape for key, tensor in run.items()} == {key: tensor.shape for key, tensor in own.items()}
+    assert any(not tensor.equal(own[key]) for key, tensor in run.items())
+    reports = [json.loads((path / "artifact/report.json").read_text()) for path in (controlled, controlled / name)]
+    assert reports[0]["cost"]["after"] == reports[1]["cost"]["after"]
+    seen = reports[0]["images_seen"]
+    assert abs(seen["distil"] + seen["prune"] - reports[1]["images_seen"]["distil"]) < 64
+    assert attar("verify", controlled / name / "artifact").exit_code == 0
+
+
+def test_controls_differ_in_the_teacher(controlled):
+    with_teacher, without = (controlled / f"control-{kind}-teacher" for kind in ("with", "without"))
+    assert load_file(with_teacher / "teach.safetensors").keys() == load_file(controlled / "teach.safetensors").keys()
+    assert all(
+        tensor.equal(load_file(controlled / "teach.safetensors")[key])
+        for key, tensor in load_file(with_teacher / "teach.safetensors").items()
+    )
+    recipe = json.loads((without / "run.json").read_text())["recipe"]
+    assert recipe["teacher"] is None
+    assert recipe["distil"]["alpha"] == 0
+    assert not (without / "teach.safetensors").exists()
+
+
+def test_the_report_of_the_run_shows_them(controlled, finished_runs):
+    before = json.loads((finished_runs / "a/test.json").read_text())
+    assert json.loads((controlled / "test.json").read_text()) == before  # the test images were not read again
+    report = json.loads((controlled / "artifact/report.json").read_text())
+    assert [control["name"] for control in report["controls"]] == ["control with teacher", "control without teacher"]
+    for control in report["controls"]:
+        own = json.loads((controlled / control["name"].replace(" ", "-") / "test.json").read_text())
+        assert control["test"] == own["student"]
+        paired = control["mcnemar"]
+        gained = report["test"]["student"]["hits"] - own["student"]["hits"]
+        assert paired["first_only"] - paired["second_only"] == gained
+    page = (controlled / "artifact/report.md").read_text()
+    assert "## Controls" in page
+    assert "its control with teacher" in page or "Its control with teacher" in page
+    assert attar("verify", controlled / "artifact").exit_code == 0
+
+
+def test_a_stopped_control_goes_on_to_the_same_bits(controlled, finished_runs, tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    shutil.copytree(finished_runs / "a", path)
+    show, steps = stage_loop.StageLoop._show, 0
+
+    def stop(loop, progress, label, training):
+        nonlocal steps
+        show(loop, progress, label, training)
+        steps += 1
+        if steps == 7:
+            loop.save()
+            raise Interrupted("here")
+
+    monkeypatch.setattr(stage_loop.StageLoop, "_show", stop)
+    with pytest.raises(Interrupted):
+        control(path, with_teacher=False)
+    monkeypatch.undo()
+    name = "control-without-teacher"
+    assert not (path / name / "distil.safetensors").exists()
+    control(path, with_teacher=False)
+    whole, resumed = (load_file(p / name / "artifact/model.safetensors") for p in (controlled, path))
+    assert all(tensor.equal(resumed[key]) for key, tensor in whole.items())
+
+
+def test_a_control_of_a_run_that_has_not_read_the_test_does_not_either(finished_runs, tmp_path):
+    path = tmp_path / "a"
+    shutil.copytree(finished_runs / "a", path)
+    (path / "test.json").unlink()
+    folder = control(path, with_teacher=False)
+    assert (folder / "export.safetensors").exists()
+    assert not (folder / "test.json").exists()
+    assert not (path / "test.json").exists()
+
+
+def test_fresh_weights_keep_the_scale_of_every_layer(finished_runs):
+    torch.manual_seed(0)
+    whole = build("resnet20", widths=[4, 6, 8])
+    small = shaped(build("resnet20", widths=[4, 6, 8]), finished_runs / "a" / "artifact")
+    names = dict(whole.named_parameters())
+    narrower = [n for n, p in small.named_parameters() if p.dim() > 1 and p.shape[1] < names[n].shape[1]]
+    assert narrower
+    before = torch.cat([(names[n] ** 2).sum((1, 2, 3)) for n in narrower if names[n].dim() == 4]).mean().item()
+    after = (
+        torch.cat([(small.get_parameter(n) ** 2).sum((1, 2, 3)) for n in narrower if names[n].dim() == 4]).mean().item()
+    )
+    assert after == pytest.approx(before, rel=0.15)
+
+
+def test_what_has_no_control_is_refused(controlled, finished_runs, tmp_path):
+    with_teacher = controlled / "control-with-teacher"
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(finished_runs / "b", unfinished)
+    (unfinished / "export.safetensors").unlink()
+    for arguments, expected in (
+        ((tmp_path,), "no run.json"),
+        ((unfinished,), "has not finished"),
+        ((with_teacher,), "pruned nothing"),
+        ((controlled / "control-without-teacher",), "had no teacher"),
+    ):
+        said = attar("control", *arguments)
+        assert said.exit_code == 2, said.output
+        assert expected in said.output
+
+
+def test_a_final_shape_is_not_pruned_again(finished_runs):
+    recipe = control_recipe(finished_runs / "a", with_teacher=True).model_dump(mode="json")
+    from attar.recipe import RecipeError, check_recipe
+
+    pruned = json.loads((finished_runs / "a/run.json").read_text())["recipe"]["prune"]
+    with pytest.raises(RecipeError, match=r"leave \[prune\] out"):
+        check_recipe({**recipe, "prune": pruned})
