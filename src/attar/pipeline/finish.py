@@ -16,7 +16,7 @@ from attar.pipeline.exporting import add_views, judged, views_on_test
 from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
-from attar.report import frontier_plot, report_json, report_markdown, summary, wilson_interval
+from attar.report import frontier_plot, report_html, report_json, report_markdown, summary, wilson_interval
 from attar.train import predict
 
 GOLDEN_IMAGES = 16
@@ -67,7 +67,15 @@ def report(session: Session) -> dict[str, Any]:
     if plot is not None:
         content["frontier.svg"] = plot
     content["report.md"] = report_markdown(facts, "frontier.svg" if plot is not None else None)
-    content["predictions.json"] = json.dumps(session.folder.read_json("test.json")["predictions"]) + "\n"
+    predictions = session.folder.read_json("test.json")["predictions"]
+    content["predictions.json"] = json.dumps(predictions) + "\n"
+    content["report.html"] = report_html(
+        facts,
+        network=artifact.load(session.folder.artifact, allow=[session.recipe.student.model]),
+        images=session.data.test_images,
+        predictions=predictions,
+        class_names=session.data.class_names,
+    )
     artifact.write_files(session.folder.artifact, content)
     return facts
 

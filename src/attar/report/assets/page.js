@@ -161,10 +161,16 @@
   }
 
   // The network.
+  const load = source => new Promise((done, failed) => {
+    const picture = new Image();
+    picture.onload = () => done(picture);
+    picture.onerror = () => failed(new Error("the browser knows no such image"));
+    picture.src = source;
+  });
   async function pixels(source, own) { // what an image is to the network: Uint8Array (C, H, W), cut in the middle
     const [C, H, W] = page.program.input;
-    const picture = await createImageBitmap(source, own ? {} : { colorSpaceConversion: "none" });
-    let canvas = picture, [w, h] = [picture.width, picture.height];
+    const picture = await load(source);
+    let canvas = picture, [w, h] = [picture.naturalWidth, picture.naturalHeight];
     const draw = (from, width, height, ...part) => {
       const made = node("canvas", { width, height }), context = made.getContext("2d", { willReadFrequently: true });
       if (own) { context.fillStyle = "#fff"; context.fillRect(0, 0, width, height); }
@@ -196,7 +202,7 @@
     }
     context.putImageData(data, 0, 0);
   }
-  const blob = png => new Blob([Uint8Array.from(atob(png), c => c.charCodeAt(0))], { type: "image/png" });
+  const png = sample => `data:image/png;base64,${sample.png}`;
 
   function trial() {
     if (!page.program) return;
@@ -217,10 +223,14 @@
     const press = chosen => buttons.forEach(b => b.setAttribute("aria-pressed", b === chosen));
     const buttons = page.trials.map(sample => node("button", {
       type: "button", title: `test image ${sample.index}: ${name(sample.label)}`, "aria-pressed": false,
-      onclick: event => { press(event.currentTarget); pixels(blob(sample.png)).then(image => answer(image, sample)).catch(problem); },
-    }, node("img", { src: `data:image/png;base64,${sample.png}`, alt: `test image ${sample.index}` })));
+      onclick: event => { press(event.currentTarget); pixels(png(sample)).then(image => answer(image, sample)).catch(problem); },
+    }, node("img", { src: png(sample), alt: `test image ${sample.index}` })));
     $("trials").append(...buttons);
-    const own = file => { dropped = file; press(null); pixels(file, true).then(image => answer(image)).catch(problem); };
+    const own = file => {
+      const address = URL.createObjectURL(dropped = file);
+      press(null);
+      pixels(address, true).then(image => answer(image)).catch(problem).finally(() => URL.revokeObjectURL(address));
+    };
     const drop = $("drop");
     $("file").addEventListener("change", event => { if (event.target.files[0]) own(event.target.files[0]); });
     $("swap").addEventListener("change", () => { if (dropped) own(dropped); });
@@ -238,7 +248,7 @@
     let gap = 0, scale = 1e-6, same = 0;
     const best = values => values.indexOf(Math.max(...values));
     for (const sample of samples) {
-      const found = Array.from(run(await pixels(blob(sample.png))));
+      const found = Array.from(run(await pixels(png(sample))));
       sample.logits.forEach((wanted, i) => { gap = Math.max(gap, Math.abs(wanted - found[i])); scale = Math.max(scale, Math.abs(wanted)); });
       same += best(found) === best(sample.logits);
       await new Promise(resolve => setTimeout(resolve));
