@@ -6,9 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from attar.recipe import Recipe
 
 app = typer.Typer(
     name="attar",
@@ -31,6 +34,9 @@ def explained() -> Iterator[None]:
         _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     except ValueError as error:  # recipes, data, run folders, artifacts, budgets: each names cause, value and way out
         _stop(str(error), WRONG_INPUT)
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # `attar models | head`: whoever read has seen enough
+        raise typer.Exit from None
     except OSError as error:
         _stop(f"{error.filename or 'file system'}: {error.strerror or error}", WRONG_INPUT)
 
@@ -85,19 +91,23 @@ def run(
 ) -> None:
     """Do a whole run: teach, distil, prune, export, report. The same command continues a stopped run."""
     with explained():
-        from attar.cli.show import shower
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
-        from attar.pipeline import run
-        from attar.report import verdict_line
+        carry_out(checked, out or Path("runs") / checked.name)
 
-        folder = out or Path("runs") / checked.name
-        with under_way(folder), shower() as watcher:
-            facts = run(checked, folder, watcher)
-        print(f"\n{verdict_line(facts)}")
-        print(f"report:   {folder / 'artifact' / 'report.md'}")
-        print(f"artifact: {folder / 'artifact'}")
+
+def carry_out(recipe: Recipe, folder: Path) -> None:
+    """Run a checked recipe in a folder, show its progress, and say where things are."""
+    from attar.cli.show import shower
+    from attar.pipeline import run
+    from attar.report import verdict_line
+
+    with under_way(folder), shower() as watcher:
+        facts = run(recipe, folder, watcher)
+    print(f"\n{verdict_line(facts)}")
+    print(f"report:   {folder / 'artifact' / 'report.md'}")
+    print(f"artifact: {folder / 'artifact'}")
 
 
 @app.command()

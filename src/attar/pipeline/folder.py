@@ -114,6 +114,9 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
 
+    def write_text(self, name: str, content: str) -> None:
+        write_atomically(self.path / name, content.encode())
+
     def read_json(self, name: str) -> Any:
         return json.loads((self.path / name).read_text())
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attar.data import DataError, load_data, pixel_statistics, split
+import torch
+
+from attar.data import DataError, ImageData, load_data, pixel_statistics, split
 from attar.pipeline.environment import command, environment
 from attar.pipeline.exporting import check_libraries
 from attar.pipeline.finish import export, report
@@ -16,11 +18,14 @@ from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import distil, teach
 from attar.pipeline.watch import Silent, Watcher
-from attar.recipe import Recipe, RecipeError, load_recipe
+from attar.pipeline.weights import load_weights
+from attar.recipe import Recipe, RecipeError, load_recipe, recipe_toml
 from attar.train import Machine
 
 
-def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None, until: str = "report") -> dict[str, Any]:
+def run(
+    recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None, until: str = "report"
+) -> dict[str, Any]:
     """Do everything that a recipe says, or what is left of it, in the run folder `out`.
 
     Args:
@@ -48,6 +53,7 @@ def run(recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = 
         raise ValueError(f"until = {until!r} is no stage of this recipe; it has {', '.join(known)}")
     with RunFolder(out) as folder:
         session = prepare(recipe, folder, watcher)
+        folder.write_text("recipe.toml", recipe_toml(recipe, whole=True))
         for name, stage in stages:
             if folder.finished(name):
                 watcher.stage(name, "done before")
@@ -86,7 +92,7 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
         parts = split(data.labels, recipe.data.held_out, recipe.data.split_seed)
     except ValueError as error:
         raise RecipeError(f"data.held_out = {recipe.data.held_out}: {error}") from None
-    mean, std = pixel_statistics(data.images, parts.train)
+    mean, std = _normalisation(recipe, data, parts.train)
     facts = {
         "command": command(),
         "environment": environment(),
@@ -106,6 +112,17 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     return session
 
 
+def _normalisation(recipe: Recipe, data: ImageData, train: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel: the recipe's, or those of the training images."""
+    if recipe.data.mean is None or recipe.data.std is None:
+        return pixel_statistics(data.images, train)
+    if len(recipe.data.mean) != data.image_shape[0]:
+        raise RecipeError(
+            f"data.mean = {list(recipe.data.mean)}: the images have {data.image_shape[0]} channels; give a number for each"
+        )
+    return recipe.data.mean, recipe.data.std
+
+
 def _check_networks(session: Session) -> None:
     """Build the networks and see that the budget can be met.
 
@@ -119,16 +136,18 @@ def _check_networks(session: Session) -> None:
         try:
             model = session.build(network)
             outputs = model.eval()(session.example)
-        except (ValueError, RuntimeError) as error:
-            raise RecipeError(f"{place}.model = {network.model!r}: {error}") from None
+        except (ValueError, RuntimeError, AssertionError) as error:
+            shape = f"images are {list(session.data.image_shape)} (channels, height, width)"
+            raise RecipeError(f"{place}.model = {network.model!r}: {error} ({shape})") from None
         wanted = (len(session.example), session.data.classes)
         if tuple(getattr(outputs, "shape", ())) != wanted:
             raise RecipeError(
                 f"{place}.model = {network.model!r}: for images of {list(session.data.image_shape)} it should give "
                 f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}"
             )
-        if network.weights is not None and not Path(network.weights).is_file():
-            raise RecipeError(f"{place}.weights = {network.weights!r}: there is no such file")
+        if network.weights is not None:
+            known = session.data.image_shape[0], session.data.classes
+            load_weights(model, Path(network.weights), f"{place}.weights", known)
     if recipe.prune is not None and not session.folder.finished("prune"):
         try:
             check_budget(session)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from attar.distil import FromTeacher, Objective, from_labels
 from attar.pipeline.outputs import teacher_outputs
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
-from attar.recipe import RecipeError, Training
+from attar.pipeline.weights import load_weights
+from attar.recipe import Training
 from attar.recipe.types import Network
 from attar.train import TrainState
 
@@ -32,8 +31,13 @@ def teach(session: Session) -> None:
 
 
 def distil(session: Session) -> None:
-    """Train the student at full size: from the teacher's outputs and the labels, or from labels alone."""
+    """Train the student at full size, from the teacher's outputs and the labels or from labels alone, or take its weights."""
     recipe = session.recipe
+    if recipe.distil.train is None:
+        model = session.machine.place(initial(session, recipe.student))
+        held_out = session.held_out_accuracy(model)
+        session.folder.finish("distil", model.state_dict(), {"images": 0, "epoch": 0, "held_out": held_out})
+        return
     after = "teach" if recipe.teacher_network is not None else None
     train_network(
         session, "distil", recipe.student, recipe.distil.train, objective(session), after, recipe.distil.view_pool
@@ -81,27 +85,3 @@ def objective(session: Session) -> Objective:
     if session.recipe.teacher is None or settings.alpha == 0:
         return from_labels
     return FromTeacher(teacher_outputs(session), settings.temperature, settings.alpha)
-
-
-def load_weights(model: torch.nn.Module, path: Path, place: str) -> None:
-    """Load a safetensors file strictly.
-
-    Raises:
-        RecipeError: no such file, damaged, or not of this network; with the place in the recipe.
-    """
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RecipeError(f"{place} = {str(path)!r}: cannot be read as safetensors ({error})") from None
-    own = model.state_dict()
-    missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [
-        f"{name} is {list(weights[name].shape)}, the network needs {list(own[name].shape)}"
-        for name in own.keys() & weights.keys()
-        if own[name].shape != weights[name].shape
-    ]
-    if missing or unknown or shapes:
-        said = [f"{len(missing)} tensors missing (first: {missing[0]})"] if missing else []
-        said += [f"{len(unknown)} tensors too many (first: {unknown[0]})"] if unknown else []
-        raise RecipeError(f"{place} = {str(path)!r} does not fit the network: {'; '.join(said + sorted(shapes)[:3])}")
-    model.load_state_dict(weights)

@@ -1,7 +1,8 @@
 """The recipe: a TOML file that says everything a run does. Nothing here imports torch."""
 
 from attar.recipe.budget import Budget
-from attar.recipe.load import RecipeError, check_recipe, difference, load_recipe, recipe_text
+from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, recipe_text
+from attar.recipe.toml import recipe_toml
 from attar.recipe.types import Augment, Compute, Data, Distil, Export, Prune, Recipe, Student, Teacher, Training
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "Student",
     "Teacher",
     "Training",
+    "changed",
     "check_recipe",
     "difference",
     "load_recipe",
     "recipe_text",
+    "recipe_toml",
 ]

@@ -63,6 +63,14 @@ def check_recipe(values: dict[str, Any], where: str = "recipe", lines: dict[Plac
         raise RecipeError("\n".join(dict.fromkeys(faults))) from None
 
 
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with `key=value` overrides applied; raises RecipeError as `load_recipe` does."""
+    values = recipe.model_dump(mode="json")
+    for override in overrides:
+        _override(values, override)
+    return check_recipe(values) if overrides else recipe
+
+
 def recipe_text(recipe: Recipe) -> str:
     """The recipe with every default spelled out, as JSON: what a run records and compares."""
     return json.dumps(recipe.model_dump(mode="json"), indent=1, sort_keys=True)

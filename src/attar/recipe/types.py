@@ -31,6 +31,22 @@ class Data(Table):
     size: Annotated[int, Field(ge=1)] | None = None
     """Pixels on each side of a `folder:`'s pictures; without it, from the pictures."""
     split_seed: Annotated[int, Field(ge=0)] = 0
+    mean: tuple[float, ...] | None = None
+    """What images are normalised by, in 0..1, for each channel: that of the teacher's own training, where it brings
+    `weights`. Without it, that of the training images."""
+    std: tuple[Positive, ...] | None = None
+    """Likewise the standard deviations."""
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _channels(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _both(self) -> Data:
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std go together: give both, a number for each channel")
+        return self
 
 
 class Augment(Table):
@@ -155,7 +171,8 @@ class Distil(Table):
     """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
     view_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the views alone, so that runs of several seeds share the teacher's outputs; without it, the recipe's seed."""
-    train: Training
+    train: Training | None = None
+    """How the student is trained before pruning; not needed where it has `weights`."""
 
 
 class Sparse(Table):
@@ -271,6 +288,10 @@ class Recipe(Table):
             other = "[prune]" if self.prune is not None else "student.weights"
             raise ValueError(
                 f"student.shape = {self.student.shape!r} gives the student its final shape and fresh weights; leave {other} out"
+            )
+        if self.distil.train is None and (self.student.weights is None or self.prune is None):
+            raise ValueError(
+                "the student needs a [distil.train] table; only one that has student.weights and is pruned needs none"
             )
         if self.teacher is None and self.distil.alpha > 0:
             raise ValueError(

@@ -1,0 +1,99 @@
+"""`attar compress`: the whole job in one command, without a recipe file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attar.cli.app import app, carry_out, explained, limit
+
+
+@app.command()
+def compress(
+    teacher: Annotated[str, typer.Option(help="The teacher's builder: timm:NAME, torchvision:NAME, hf:NAME, ...")],
+    weights: Annotated[Path, typer.Option(help="Its weights: safetensors, or a state dict saved by torch.")],
+    data: Annotated[str, typer.Option(help="folder:PATH, npz:FILE, fashion-mnist, cifar10, ...")],
+    out: Annotated[Path, typer.Option(help="The run folder; continued if it exists.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Any value of the recipe, e.g. augment.flip=0."),
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 25%.")] = None,
+    macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
+    bytes: Annotated[str | None, typer.Option(help="Most bytes of the weights; likewise.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Most seconds of one image here: 5ms, or a share.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="The student's builder. [default: the teacher itself, pruned]")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images. [default: by size]")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels on each side of a folder's pictures.", min=1)] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Each channel's mean that the teacher's images were normalised by, in 0..1.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise the standard deviations.")] = None,
+    teacher_argument: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the teacher's builder; repeat for more.")
+    ] = None,
+    student_argument: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the student's builder; repeat for more.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe.")] = False,
+) -> None:
+    """Compress a trained network: build a recipe for your data, show it, and run it. The same command continues."""
+    with explained():
+        from attar.recipe import Budget, changed, recipe_toml
+
+        limits = {"params": limit(params), "macs": limit(macs), "bytes": limit(bytes), "latency": latency}
+        given = {kind: value for kind, value in limits.items() if value is not None}
+        budget = Budget(**given) if given else None  # type: ignore[arg-type]
+        table: dict[str, Any] = {"source": data}
+        table |= {"folder": str(folder)} if folder is not None else {}
+        table |= {"size": size} if size is not None else {}
+        table |= {"mean": fractions(mean, "--mean")} if mean is not None else {}
+        table |= {"std": fractions(std, "--std")} if std is not None else {}
+        from attar.data import load_data
+        from attar.pipeline.compress import Wish, compress_recipe
+
+        wish = Wish(
+            teacher=teacher,
+            weights=str(weights),
+            data=table,
+            budget=budget,
+            teacher_arguments=arguments(teacher_argument or []),
+            student=student,
+            student_arguments=arguments(student_argument or []),
+            epochs=epochs,
+        )
+        recipe = changed(compress_recipe(wish, load_data(data, folder, size=size)), overrides or ())
+        print(recipe_toml(recipe))
+        if not dry_run:
+            carry_out(recipe, out)
+
+
+def arguments(pairs: list[str]) -> dict[str, Any]:
+    """`widths=[8,16]` as a builder's arguments; values as in TOML, bare words are strings."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, raw = pair.partition("=")
+        if not key or not equals:
+            raise ValueError(f"argument {pair!r}: write it as key=value, for example widths=[16,32,64]")
+        try:
+            found[key] = tomllib.loads(f"value = {raw}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = raw
+    return found
+
+
+def fractions(text: str, option: str) -> list[float]:
+    """`0.485,0.456,0.406` as numbers.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} {text!r}: give numbers separated by commas, one for each channel") from None
