@@ -2,8 +2,8 @@
 
 from attar.report.compare import Comparison, Outcome, compare, comparison_json, comparison_markdown
 from attar.report.compare_plot import comparison_plot
-from attar.report.markdown import table
 from attar.report.html import report_html
+from attar.report.markdown import table
 from attar.report.plot import frontier_plot
 from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
 from attar.report.summary import Summary, summary

@@ -31,7 +31,7 @@ def element(tag: str, *children: Child, **attributes: str | int | float | bool |
 
 def join(children: Iterable[Child]) -> Markup:
     """Children one after the other; texts escaped, None left out, lists flattened."""
-    parts = []
+    parts: list[str] = []
     for child in children:
         if child is None:
             continue

@@ -57,7 +57,8 @@ def described(
 ) -> list[dict[str, Any]]:
     """What the page tells of each chosen image."""
     logits = logits_of(network, images[chosen], form) if network is not None and chosen else None
-    found, characters = [], 0
+    found: list[dict[str, Any]] = []
+    characters = 0
     for row, i in enumerate(chosen):
         png = base64.b64encode(to_png(smaller(images[i], longest))).decode()
         characters += len(png)

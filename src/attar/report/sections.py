@@ -131,7 +131,7 @@ def confusion(predictions: dict[str, list[int]], names: Sequence[str]) -> Markup
     if not pairs:
         return section("confusion", "Confusion", element("p", "Not one test image is taken for another class."))
     of_class = Counter(labels)
-    rows = [[names[a], names[b], n, f"{n / of_class[a]:.1%}"] for (a, b), n in pairs]
+    rows: list[list[Child]] = [[names[a], names[b], n, f"{n / of_class[a]:.1%}"] for (a, b), n in pairs]
     listed = table(["is", "taken for", "images", "of the class"], rows)
     matrix = confusion_matrix(counts, of_class, names) if len(names) <= LARGEST_MATRIX else None
     return section("confusion", "Confusion", matrix, element("h3", "Commonest mistakes"), listed)

@@ -1,0 +1,289 @@
+"""The page: whole, offline, safe from its data, and the network in it computes what torch computes."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision_ops import define_missing_operators
+
+from attar.models import build
+from attar.report import html as page_module
+from attar.report import report_html
+from attar.report.operations import NotRunnableError
+from attar.report.program import to_program
+from attar.report.samples import smaller, to_png
+
+define_missing_operators()
+
+NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
+RUN = """
+const network = require(process.argv[1]), read = JSON.parse(require("fs").readFileSync(0));
+const run = network.open(read.program);
+console.log(JSON.stringify(read.images.map(image => Array.from(run(Uint8Array.from(image))))));
+"""
+
+
+def facts(**changes) -> dict:
+    """The least that a run says: no teacher, nothing held out, nothing pruned, no control."""
+    test = {"hits": 9, "n": 12, "accuracy": 0.75, "interval": [0.47, 0.91]}
+    counts = {"params": 1000, "macs": 5000, "bytes": 4000}
+    least = {"name": "trial", "test": {"student": test}, "budget": {}, "cost": {"before": counts, "after": counts},
+             "frontier": [], "mean": [0.4], "std": [0.3]}  # fmt: skip
+    return {**least, **changes}
+
+
+def frontier(held_out: float | None = 0.9) -> list[dict]:
+    points = [
+        {"step": i, "cost": {"params": 1000 - 100 * i, "macs": 5000 - 900 * i, "bytes": 4000 - 400 * i},
+         "widths": {"conv.weight": 8 - i, EVIL: 9 - 2 * i}, "held_out": held_out}
+        for i in range(4)
+    ]  # fmt: skip
+    before = None if held_out is None else 0.5
+    return [points[0]] + [{**p, "removed": 3, "proof": 2e-16, "held_out_before": before} for p in points[1:]]
+
+
+def network(channels: int = 1, classes: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return build("resnet20", widths=(4, 6, 8), in_channels=channels, classes=classes).eval()
+
+
+def images(n: int = 12, channels: int = 1, size: int = 16) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (n, channels, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def predictions(n: int = 12) -> dict[str, list[int]]:
+    return {"labels": [i % 3 for i in range(n)], "student": [(i + (i % 4 == 0)) % 3 for i in range(n)],
+            "teacher": [0] * n}  # fmt: skip
+
+
+class Strict(HTMLParser):
+    """Notes elements, attributes and whether everything that was opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "input", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page_data(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+@pytest.mark.parametrize("held_out", [0.9, None])
+@pytest.mark.parametrize("pruned", [True, False])
+@pytest.mark.parametrize("pictures", [True, False])
+def test_the_page_is_whole_with_any_facts_and_asks_nothing_of_others(held_out, pruned, pictures):
+    given = facts(frontier=frontier(held_out) if pruned else [], budget={"params": 700} if pruned else {})
+    shown = {"network": network(), "images": images(), "predictions": predictions()} if pictures else {}
+    page = report_html(given, **shown)
+    found = Strict(page).found
+    for tag, attributes in found:
+        assert not attributes.keys() & {"onclick", "onerror", "onload", "srcset", "action", "href"}, tag
+        assert attributes.get("src", "data:").startswith("data:")
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|@import|url\(", page)
+    assert "75.00 %" in page and ("held" in page) == (pruned or "held-out" in page)
+    assert ("program" in page_data(page)) == pictures
+    assert len(page_data(page)["frontier"]["steps"]) == (4 if pruned else 0)
+
+
+def test_data_never_become_markup():
+    names = [EVIL, "b", "c"]
+    teacher = {"hits": 6, "n": 12, "accuracy": 0.5, "interval": [0.2, 0.8]}
+    given = facts(name=EVIL, frontier=frontier(), command=EVIL, summary=EVIL, data={"name": EVIL, "source": EVIL})
+    given["test"] = {**given["test"], "teacher": teacher, EVIL: teacher}
+    given["learning_curves"] = [{"stage": EVIL, "images": 1, "loss": float("nan"), "accuracy": 0.5, "held_out": None}]
+    given["views"] = [{"name": EVIL, "flags": [EVIL], "bytes": 5}]
+    page = report_html(given, network=network(), images=images(), predictions=predictions(), class_names=names)
+    found = Strict(page).found
+    assert [tag for tag, _ in found].count("script") == 2
+    assert not any("onerror" in attributes for _, attributes in found)
+    assert page_data(page)["classes"] == names
+    assert page_data(page)["curves"][0]["loss"] == [None]
+
+
+def test_only_the_pages_own_script_may_run():
+    page = report_html(facts())
+    policy = next(a["content"] for tag, a in Strict(page).found if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "'sha256-" in policy and "http" not in policy
+    assert not re.search(r"script-src[^;]*unsafe", policy)
+
+
+def test_a_page_stays_under_its_size(monkeypatch):
+    big = images(200, 3, 224)
+    found = {"labels": [0] * 200, "student": [1] * 200}
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    given = facts(mean=[0.5] * 3, std=[0.2] * 3)
+    page = report_html(given, network=model, images=big, predictions=found)
+    assert len(page.encode()) < 3_000_000 and page_data(page)["trials"] and "Mistakes" in page
+    monkeypatch.setattr(page_module, "LARGEST", 100_000)
+    page = report_html(given, network=model, images=big, predictions=found)
+    assert len(page.encode()) < 100_000 and "does not run the network: the page would be larger" in page
+
+
+@pytest.mark.parametrize(
+    "model, reason",
+    [
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(3), nn.Softmax(0)), "softmax"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(256, 3000), nn.Linear(3000, 3)), "numbers are more than"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(256, 3), nn.Hardshrink()), "no operation 'hardshrink'"),
+    ],
+)
+def test_a_network_that_the_page_cannot_run_is_left_out_and_told(model, reason):
+    model(torch.zeros(1, 1, 16, 16))
+    page = report_html(facts(), network=model.eval(), images=images(), predictions=predictions())
+    assert re.search(f"does not run the network: .*{reason}", page.replace("&#x27;", "'"))
+    assert "program" not in page_data(page) and "Mistakes" in page
+
+
+def test_pictures_are_what_they_were():
+    image_module = pytest.importorskip("PIL.Image", reason="Pillow decodes the PNGs")
+    import io
+
+    import numpy as np
+
+    for shape in ((1, 5, 7), (3, 9, 4), (3, 64, 64)):
+        image = torch.randint(0, 256, shape, dtype=torch.uint8)
+        seen = np.asarray(image_module.open(io.BytesIO(to_png(image)))).reshape(shape[1], shape[2], shape[0])
+        assert torch.equal(torch.from_numpy(seen.copy()).permute(2, 0, 1), image)
+    assert smaller(images(1, 3, 100)[0], 64).shape == (3, 64, 64)
+
+
+class Mixed(nn.Module):
+    """Operations that the families below lack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, stride=2, padding=2, dilation=2)
+        self.norm, self.group = nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.layer, self.last = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.pad(x, (1, 0, 2, 1), value=0.5)
+        x = self.norm(nn.functional.gelu(self.conv(x)))  # batch norm that cannot be folded
+        x = nn.functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True) + nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+        a, b = self.group(x).chunk(2, 1)
+        x = torch.cat([nn.functional.leaky_relu(a, 0.2), nn.functional.elu(b) - 0.5], 1)
+        x = x.flatten(2).transpose(1, 2)
+        x = self.layer(x + self.attention(x, x, x, need_weights=False)[0])
+        return self.last(x.mean(1)) * x.amax((1, 2))[:, None].clamp(min=0.1)
+
+
+NETWORKS = {
+    "resnet20": (lambda: build("resnet20", widths=(5, 7, 9), in_channels=1, classes=3), 1, 28),
+    "cnn5": (lambda: build("cnn5", in_channels=1, classes=3), 1, 28),
+    "preact": (lambda: build("densenet_bc", in_channels=3, classes=3, depth=22, growth=6), 3, 16),
+    "mobilenet": (lambda: build("torchvision:mobilenet_v3_small", classes=3, width_mult=0.35), 3, 33),
+    "shufflenet": (lambda: build("torchvision:shufflenet_v2_x0_5", classes=3), 3, 32),
+    "mixed": (Mixed, 1, 15),
+}
+
+
+def settled(model: nn.Module, channels: int, size: int) -> nn.Module:
+    """Batch norms with statistics of their own."""
+    with torch.no_grad():
+        for _ in range(3):
+            model.train()(torch.randn(8, channels, size, size))
+    return model.eval()
+
+
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed: nothing here runs the page's JavaScript")
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("half", [False, True])
+def test_the_pages_network_computes_the_logits_of_torch(name, half, monkeypatch):
+    make, channels, size = NETWORKS[name]
+    torch.manual_seed(0)
+    model = settled(make(), channels, size)
+    if half:
+        if name != "resnet20":
+            pytest.skip("one network is enough for float16 weights")
+        monkeypatch.setattr("attar.report.program.FLOAT32_LIMIT", 0)
+    shift, scale = torch.full((channels,), 100.0), torch.full((channels,), 0.012)
+    program = to_program(model, (channels, size, size), shift.tolist(), scale.tolist())
+    assert not any(step["kind"] == "affine" for step in program.steps) or name in ("preact", "mixed", "cnn5")
+    pixels = images(3, channels, size)
+    with torch.no_grad():
+        wanted = model((pixels.float() - shift.view(-1, 1, 1)) * scale.view(-1, 1, 1))
+    asset = str(files("attar.report").joinpath("assets", "network.js"))
+    given = json.dumps({"program": program.to_dict(), "images": pixels.flatten(1).tolist()})
+    done = subprocess.run(
+        [NODE, "-e", RUN, asset], input=given, capture_output=True, text=True, timeout=120, check=True
+    )
+    gap = (torch.tensor(json.loads(done.stdout)) - wanted).abs().max() / wanted.abs().max()
+    assert gap < (5e-3 if half else 5e-6)
+
+
+def test_writing_over_what_is_read_again_is_not_mistaken_for_a_new_tensor():
+    class Reused(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 2
+            y.relu_()
+            return (y + x).flatten(1)
+
+    class Viewed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 2
+            part = y[:, :, :2]
+            part.relu_()
+            return y.flatten(1)
+
+    with pytest.raises(NotRunnableError, match="writes over"):
+        to_program(Viewed(), (1, 4, 4), [0.0], [1.0])
+    try:
+        program = to_program(Reused(), (1, 4, 4), [0.0], [1.0])
+    except NotRunnableError:
+        return  # refusing is right, too
+    assert [step["kind"] for step in program.steps] == ["binary", "unary", "binary"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page cannot be opened")
+@pytest.mark.parametrize("pruned", [True, False])
+def test_the_page_runs_in_a_browser_offline(pruned, tmp_path: Path):
+    given = facts(frontier=frontier() if pruned else [], budget={"params": 700} if pruned else {})
+    given["learning_curves"] = [
+        {"stage": "distil", "images": i, "loss": 1 / i, "accuracy": 0.5, "held_out": None} for i in range(1, 9)
+    ]
+    page = tmp_path / "report.html"
+    names = [EVIL, "b", "c"]
+    page.write_text(
+        report_html(given, network=network(), images=images(), predictions=predictions(), class_names=names)
+    )
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    flags += " --disable-component-update --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
+    done = subprocess.run(
+        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr  # no error, and nothing that the policy had to stop
+    gap = re.search(r'data-gap="([^"]+)" data-same="12/12"', done.stdout)
+    assert gap and float(gap[1]) < 1e-5
+    assert "computed here in" in done.stdout and done.stdout.count("<svg") == (3 if pruned else 2)
+    assert ("Step 3 of 3" in done.stdout) == pruned
+    assert '<img src="x"' not in done.stdout
+
+
+def test_constants_are_stored_whole():
+    program = to_program(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), (1, 2, 2), [0.0], [1.0]).to_dict()
+    assert len(base64.b64decode(program["numbers"])) == 4 * sum(program["sizes"]) == 4 * 10
