@@ -33,6 +33,7 @@ batch = 64
 model = "resnet20"
 arguments = { widths = [4, 6, 8] }
 [distil]
+view_pool = 2
 [distil.train]
 epochs = 3
 batch = 64
