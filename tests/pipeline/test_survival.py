@@ -66,7 +66,8 @@ def recipe(tmp_path_factory):
 
 def start(recipe: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "attar", "run", str(recipe), "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, "ATTAR_CACHE": str(out.parent / "cache"), "ATTAR_VIEW_CACHE": "auto"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(recipe: Path, out: Path) -> str:
