@@ -69,7 +69,8 @@ def test_the_recipe_is_kept_and_reads_back_as_the_run(pruned, tmp_path):
     assert "done before" in again.output
 
 
-def test_a_student_is_distilled_first(weights, tmp_path):
+def test_a_student_is_distilled_first(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "pictures"
     data = load_data("digits")
     for number in range(120):
@@ -78,7 +79,8 @@ def test_a_student_is_distilled_first(weights, tmp_path):
         Image.fromarray(data.images[number, 0].numpy()).save(place / f"{number}.png")
     result = attar(
         "compress", "--teacher", "resnet20", "--teacher-argument", WIDTHS, "--weights", weights,
-        "--data", f"folder:{folder}", "--student", "cnn5", "--macs", "60%", "--out", tmp_path / "run", *QUICK,
+        "--data", f"folder:{folder}", "--student", "resnet20",
+        "--student-argument", "widths=[4,4,6]", "--macs", "60%", "--out", tmp_path / "run", *QUICK,
         "distil.train.epochs=0.5",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""Networks by name: attar's own, timm's, torchvision's, and any function that the user names."""
+"""Networks by name: attar's own, timm's, torchvision's, transformers' (hf), and any function that the user names."""
 
 import difflib
 import inspect
@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from attar.models.densenet import densenet_bc
+from attar.models.huggingface import build_huggingface
 from attar.models.plain import cnn5
 from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
@@ -27,7 +28,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnext29": resnext29,
     "wide_resnet": wide_resnet,
 }
-LIBRARIES = ("attar", "timm", "torchvision")
+LIBRARIES = ("attar", "timm", "torchvision", "hf")
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
     """A freshly initialised network, in training mode; seed torch before for the same weights again.
 
     Args:
-        name: one of `builders()` (`attar:` before it is allowed), `timm:NAME`, `torchvision:NAME`, or
+        name: one of `builders()` (`attar:` before it is allowed), `timm:NAME`, `torchvision:NAME`, `hf:TYPE`, or
             `package.module:function`, which imports and calls the user's own code.
-        arguments: those of the builder. `classes` and `in_channels` are understood for timm and torchvision too.
+        arguments: those of the builder. `classes` and `in_channels` are understood for timm, torchvision and hf too.
 
     Raises:
         ValueError: unknown name (the closest is given), unknown or wrong argument, missing package, not a network.
@@ -93,6 +94,9 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
         return build_timm(local, arguments)
     if library == "torchvision":
         return build_torchvision(local, arguments)
+    if library == "hf":
+        transformers = import_library("transformers", "pip install 'attar[hf]'")
+        return call(build_huggingface, f"hf:{local}", transformers, local, arguments)
     return build_foreign(library, local, arguments)
 
 

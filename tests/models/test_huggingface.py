@@ -1,0 +1,32 @@
+"""hf: networks, where transformers is installed."""
+
+import pytest
+import torch
+
+from attar.models import build
+
+pytest.importorskip("transformers")
+
+SMALL = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+
+
+def test_a_configuration_becomes_a_network_that_gives_logits():
+    model = build("hf:resnet", classes=7, in_channels=1, **SMALL).eval()
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    assert "resnet.embedder.embedder.convolution.weight" in model.state_dict()
+
+
+def test_it_can_be_pruned():
+    import attar
+
+    model = build("hf:resnet", classes=7, in_channels=1, **SMALL).eval()
+    before = sum(parameter.numel() for parameter in model.parameters())
+    small = attar.prune(model, torch.zeros(2, 1, 32, 32), budget=attar.Budget(params="60%"))
+    small = getattr(small, "model", small)
+    assert sum(parameter.numel() for parameter in small.parameters()) <= 0.6 * before
+
+
+@pytest.mark.parametrize("name", ["hf:resnt", "hf:bert"])
+def test_what_classifies_no_images_is_refused(name):
+    with pytest.raises(ValueError, match="no image classifier"):
+        build(name)
