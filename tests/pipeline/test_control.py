@@ -54,11 +54,11 @@ def test_the_report_of_the_run_shows_them(controlled, finished_runs):
     before = json.loads((finished_runs / "a/test.json").read_text())
     assert json.loads((controlled / "test.json").read_text()) == before  # the test images were not read again
     report = json.loads((controlled / "artifact/report.json").read_text())
-    assert [control["name"] for control in report["controls"]] == ["control with teacher", "control without teacher"]
-    for control in report["controls"]:
-        own = json.loads((controlled / control["name"].replace(" ", "-") / "test.json").read_text())
-        assert control["test"] == own["student"]
-        paired = control["mcnemar"]
+    assert [shown["name"] for shown in report["controls"]] == ["control with teacher", "control without teacher"]
+    for shown in report["controls"]:
+        own = json.loads((controlled / shown["name"].replace(" ", "-") / "test.json").read_text())
+        assert shown["test"] == own["student"]
+        paired = shown["mcnemar"]
         gained = report["test"]["student"]["hits"] - own["student"]["hits"]
         assert paired["first_only"] - paired["second_only"] == gained
     page = (controlled / "artifact/report.md").read_text()

@@ -17,7 +17,7 @@ def control(
         bool, typer.Option("--without-teacher", help="Learn from labels alone, instead of from the run's teacher.")
     ] = False,
 ) -> None:
-    """Train a run's final shape directly, from fresh weights, for as many images as its student saw; the run's report shows it."""
+    """Train a run's final shape directly, from fresh weights, for as many images as its student saw; its report shows it."""
     with explained():
         from attar.cli.show import shower
         from attar.pipeline.control import control as run_control

@@ -129,6 +129,14 @@ class RunFolder:
         self._spent, self._since = 0.0, time.monotonic()
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 
+    def take_over(self, stage: str, other: RunFolder) -> None:
+        """Take a finished first stage over from another run that does the very same there: its result and its log."""
+        tensors, numbers = other.result(stage)
+        file = other.path / "metrics.jsonl"
+        log = file.read_bytes()[: numbers["metrics_bytes"]] if file.exists() else b""
+        write_atomically(self.path / "metrics.jsonl", log)
+        write_checkpoint(self.path / f"{stage}.safetensors", tensors, numbers)
+
     def result(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return read_checkpoint(self.path / f"{stage}.safetensors")
 

@@ -75,8 +75,28 @@ def _stages(recipe: Recipe) -> list[tuple[str, Callable[[Session], None]]]:
     return [*stages, ("export", export)]
 
 
+def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> None:
+    """See that a recipe can be run, or go on, in the run folder `out`, which is neither made nor changed.
+
+    Raises:
+        RecipeError, DataError: as `run`, before it computes anything.
+    """
+    _opened(recipe, RunFolder(out), watcher or Silent())
+
+
 def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
+    session, facts = _opened(recipe, folder, watcher)
+    first = folder.adopt(recipe, facts)
+    if first.get("teacher_outputs") != facts.get("teacher_outputs"):
+        raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
+    if first["machine"] != facts["machine"]:
+        watcher.note(f"started on {first['machine']}, goes on on {facts['machine']}: the last bits may differ")
+    return session
+
+
+def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> tuple[Session, dict[str, Any]]:
+    """Data, split and networks, checked, and the facts that a run records; the folder is only looked at."""
     try:
         machine = Machine.choose(recipe.compute)
         check_libraries(recipe.export)
@@ -104,12 +124,7 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     _check_networks(session)
     if outputs := teacher_facts(session):
         facts["teacher_outputs"] = outputs
-    first = folder.adopt(recipe, facts)
-    if first.get("teacher_outputs") != outputs:
-        raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
-    if first["machine"] != machine.record():
-        watcher.note(f"started on {first['machine']}, goes on on {machine.record()}: the last bits may differ")
-    return session
+    return session, facts
 
 
 def _normalisation(recipe: Recipe, data: ImageData, train: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
 from attar.report.markdown import percent, table
+from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
 
 NO_DIFFERENCE = ("name", "seed", "compute")
 """Parts of a recipe that do not tell two settings apart: what a run is called, its seed, and where it was computed."""

@@ -1,0 +1,44 @@
+"""`attar sweep`: a grid of runs, to choose from on held-out images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attar.cli.app import FAILED, app, explained, under_way
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
+    axes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE,VALUE]...", help="Values to try, e.g. distil.temperature=2,4."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds to run every point with, e.g. 0,1,2.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder. [default: runs/NAME-sweep]")] = None,
+) -> None:
+    """Run a grid of recipes, one folder a point, and compare them on held-out images. The test images are not read.
+
+    Every point is checked before any is run; the same command goes on after a stop. To finish the point that you choose, with
+    the reading of the test images, give attar run its values and its folder.
+    """
+    with explained():
+        from attar.pipeline.grid import grid, seeds_of
+
+        points = grid(recipe, axes or (), seeds_of(seeds) if seeds is not None else ())
+        from attar.cli.show import shower
+        from attar.pipeline.sweep import sweep as run_sweep
+        from attar.report import comparison_markdown
+
+        folder = out or Path("runs") / f"{points[0].recipe.name}-sweep"
+        with under_way(folder), shower() as watcher:
+            swept = run_sweep(points, folder, watcher)
+        if swept.comparison is not None:
+            print(f"\n{comparison_markdown(swept.comparison)}\nwritten: {swept.page}")
+        for name, why in swept.failed.items():
+            print(f"broke down: {name}: {why}")
+        if not swept.done:
+            raise typer.Exit(FAILED)

@@ -1,0 +1,80 @@
+"""The record of a finished run: everything that was found, without weights, fit to be committed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from attar.pipeline.control_facts import WITH, WITHOUT
+from attar.pipeline.folder import RunError, RunFolder
+from attar.train import write_atomically
+
+FACTS = (
+    "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "cost", "test", "test_read",
+    "held_out", "images_seen", "seconds", "frontier", "controls", "views", "teacher_outputs", "starts",
+)  # fmt: skip
+"""What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
+PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
+"""An absolute path within a text; its last part is kept."""
+
+
+def write_record(run: str | Path, folder: str | Path) -> Path:
+    """Write the record of a finished run into `folder/NAME/SEED`: record.json, predictions.json and metrics.jsonl.
+
+    Predictions are those of the test images, of the student, its teacher and its controls, one class number an image. Absolute
+    paths of this machine are cut to their last part.
+
+    Args:
+        run: the run's folder.
+        folder: where records are kept, e.g. `records`.
+
+    Returns:
+        The record's folder.
+
+    Raises:
+        RunError: the run has not finished, or another run's record is there.
+    """
+    run = Path(run)
+    report = run / "artifact" / "report.json"
+    if not (run / "test.json").is_file() or not report.is_file():
+        raise RunError(f"{run} is no finished run: a record needs its report; `attar run` with the same --out goes on")
+    facts = json.loads(report.read_text())
+    record = {key: without_places(facts[key]) for key in FACTS if key in facts}
+    target = Path(folder) / facts["name"] / str(facts["recipe"]["seed"])
+    _check_same(target, record)
+    target.mkdir(parents=True, exist_ok=True)
+    _write(target / "predictions.json", json.dumps(_predictions(run), separators=(",", ":")))
+    curves = "\n".join(json.dumps(line) for line in RunFolder(run).metrics())
+    _write(target / "metrics.jsonl", curves)
+    _write(target / "record.json", json.dumps(record, indent=1))  # last: it says that the record is whole
+    return target
+
+
+def without_places(value: Any) -> Any:
+    """Plain data with absolute paths in its texts cut to their last part."""
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    return PLACE.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def _predictions(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "test.json").read_text())["predictions"]
+    for name in (WITH, WITHOUT):
+        file = run / name / "test.json"
+        if file.is_file():
+            found[name.replace("-", " ")] = json.loads(file.read_text())["predictions"]["student"]
+    return found
+
+
+def _check_same(target: Path, record: dict[str, Any]) -> None:
+    file = target / "record.json"
+    if file.is_file() and json.loads(file.read_text())["test_read"] != record["test_read"]:
+        raise RunError(f"{target} holds the record of another run of this recipe and seed; move it away first")
+
+
+def _write(file: Path, text: str) -> None:
+    write_atomically(file, (text + "\n").encode())

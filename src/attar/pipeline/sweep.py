@@ -1,0 +1,141 @@
+"""A sweep: one run for every point of a grid, compared on held-out images. The test images are not read.
+
+What a sweep is for is a choice, and choices are made on held-out images: so its runs end after the stage `export`. The point
+that is chosen can be finished, with the reading of the test images, by `attar run` with its recipe and folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.grid import Point
+from attar.pipeline.outcome import compare_runs, write_comparison
+from attar.pipeline.run import check, prepare, run
+from attar.pipeline.watch import Silent, Watcher
+from attar.prune import ProofError
+from attar.recipe import Recipe, RecipeError, difference
+from attar.report import Comparison
+from attar.train import Diverged, write_atomically
+
+SHARED = ("seed", "data", "augment", "teacher", "compute")
+"""Parts of a recipe that the stage `teach` depends on: points that agree in them share its result."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came of a sweep."""
+
+    done: tuple[str, ...]
+    failed: dict[str, str]
+    """Points that broke down -> why."""
+    comparison: Comparison | None
+    """Of the points that are done; None for fewer than two."""
+    page: Path | None
+
+
+def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = None) -> Swept:
+    """Run every point in its folder `out/NAME`; what is done is skipped, what was interrupted goes on.
+
+    A point whose training diverges is recorded in `sweep.json`, and the rest go on; delete its folder to try it again.
+
+    Args:
+        points: as `attar.pipeline.grid.grid` makes them.
+        out: the sweep's folder.
+        watcher: told about progress.
+
+    Raises:
+        RecipeError: a point cannot be run, or holds nothing out; nothing was computed.
+        RunError: a folder holds a run of another recipe.
+        Interrupted: the sweep was stopped; the same call goes on.
+    """
+    out, watcher = Path(out), watcher or Silent()
+    failed = {name: why for name, why in _failures(out).items() if (out / name).is_dir()}
+    _check(points, out, failed, watcher)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, point in enumerate(points, 1):
+        folder = out / point.name
+        watcher.note(f"point {number} of {len(points)}: {point.name}")
+        if point.name in failed:
+            watcher.note(f"broke down before: {failed[point.name]} (delete {folder} to try it again)")
+            continue
+        if (folder / "export.safetensors").is_file():
+            watcher.note("done before")
+            continue
+        share_teacher(point, points, out, watcher)
+        try:
+            run(point.recipe, folder, watcher, until="export")
+        except (Diverged, ProofError) as error:
+            failed[point.name] = str(error)
+            watcher.note(f"broke down: {error}")
+        _record(out, points, failed)
+    _record(out, points, failed)
+    done = tuple(point.name for point in points if point.name not in failed)
+    if len(done) < 2:
+        return Swept(done, failed, None, None)
+    comparison = compare_runs([out / name for name in done], held_out=True)
+    return Swept(done, failed, comparison, write_comparison(comparison, out))
+
+
+def share_teacher(point: Point, points: Sequence[Point], out: Path, watcher: Watcher) -> None:
+    """Give a point that has not begun the teacher of a finished point that teaches the very same one."""
+    folder = out / point.name
+    if point.recipe.teacher_network is None or (folder / "run.json").exists():
+        return
+    wanted = _shared(point.recipe)
+    for other in points:
+        donor = RunFolder(out / other.name)
+        if donor.finished("teach") and _shared(other.recipe) == wanted:
+            with RunFolder(folder) as own:
+                prepare(point.recipe, own, watcher)
+                own.take_over("teach", donor)
+            return
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    plain = recipe.model_dump(mode="json")
+    return {key: plain[key] for key in SHARED} | {"view_seed": recipe.view_seed}
+
+
+def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: Watcher) -> None:
+    """See that every point that is left can be run; raises RecipeError or RunError."""
+    faults = []
+    for point in points:
+        folder = RunFolder(out / point.name)
+        if point.recipe.data.held_out == 0:
+            raise RecipeError("data.held_out = 0 leaves a sweep nothing to choose by; hold some training images out")
+        if (folder.path / "run.json").is_file():
+            plain = point.recipe.model_dump(mode="json")
+            if changes := difference(folder.read_json("run.json")["recipe"], plain):
+                listed = "\n  ".join(changes)
+                raise RunError(f"{folder.path} holds a run of another recipe; choose another --out:\n  {listed}")
+        if folder.finished("export") or point.name in failed:
+            continue
+        watcher.note(f"checking {point.name}")
+        try:
+            check(point.recipe, folder.path)
+        except ValueError as error:
+            faults.append(f"{point.name}: {error}")
+    if faults:
+        raise RecipeError("\n".join(faults))
+
+
+def _failures(out: Path) -> dict[str, str]:
+    file = out / "sweep.json"
+    if not file.is_file():
+        return {}
+    return {name: point["error"] for name, point in json.loads(file.read_text())["points"].items() if "error" in point}
+
+
+def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
+    """Write sweep.json: every point, what it overrides, and what became of it."""
+    table = {}
+    for point in points:
+        done = (out / point.name / "export.safetensors").is_file()
+        state = {"error": failed[point.name]} if point.name in failed else {"done": done}
+        table[point.name] = {"overrides": list(point.overrides), **state}
+    write_atomically(out / "sweep.json", (json.dumps({"format": 1, "points": table}, indent=1) + "\n").encode())

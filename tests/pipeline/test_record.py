@@ -1,0 +1,113 @@
+"""Records carry everything but the weights and this machine's paths; RESULTS.md says what they say, and nothing else."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import attar
+
+from attar.pipeline.record import without_places
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "results.py"
+
+
+def results(*arguments: object) -> str:
+    """Run the script; returns what it ended with, empty where all is well."""
+    spec = importlib.util.spec_from_file_location("results", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["results"] = script
+    spec.loader.exec_module(script)
+    before, sys.argv = sys.argv, ["results.py", *map(str, arguments)]
+    try:
+        script.main()
+    except SystemExit as end:
+        return str(end.code)
+    finally:
+        sys.argv = before
+    return ""
+
+
+@pytest.fixture
+def records(finished_runs, tmp_path):
+    folder = tmp_path / "records"
+    for name in ("a", "b"):
+        said = attar("record", finished_runs / name, folder)
+        assert said.exit_code == 0, said.output
+    return folder
+
+
+def test_a_record_holds_what_was_found(records, finished_runs):
+    record = json.loads((records / "digits/1/record.json").read_text())
+    report = json.loads((finished_runs / "b/artifact/report.json").read_text())
+    assert record["recipe"]["seed"] == 1
+    for key in ("test", "test_read", "cost", "frontier", "machine", "environment", "split", "images_seen", "seconds"):
+        assert record[key] == report[key], key
+    predictions = json.loads((records / "digits/1/predictions.json").read_text())
+    assert predictions == json.loads((finished_runs / "b/test.json").read_text())["predictions"]
+    curves = [json.loads(line) for line in (records / "digits/1/metrics.jsonl").read_text().splitlines()]
+    assert curves == report["learning_curves"]
+    assert not list(records.rglob("*.safetensors"))
+
+
+def test_paths_of_this_machine_stay_here():
+    told = {
+        "command": "attar run /home/me/x/a.toml --out=/tmp/y",
+        "where": ["npz:/data/x.npz", "~/cache/t10k", "runs/a/b"],
+    }
+    assert without_places(told) == {
+        "command": "attar run a.toml --out=y",
+        "where": ["npz:x.npz", "t10k", "runs/a/b"],
+    }
+    assert without_places("from https://example.org/a/b, 1 / 2") == "from https://example.org/a/b, 1 / 2"
+
+
+def test_records_compare_like_their_runs(records, finished_runs):
+    runs = attar("compare", finished_runs / "a", finished_runs / "b").output.splitlines()
+    kept = attar("compare", records / "digits/0", records / "digits/1").output.splitlines()
+    figures = [[line.split("|")[2:] for line in lines if " % | [" in line] for lines in (runs, kept)]
+    assert len(figures[0]) == 2
+    assert figures[0] == figures[1]
+
+
+def test_what_is_no_record_is_refused(records, finished_runs, tmp_path):
+    said = attar("record", tmp_path, records)
+    assert said.exit_code == 2
+    assert "is no finished run" in said.output
+    other = tmp_path / "other"
+    shutil.copytree(finished_runs / "a", other)
+    report = json.loads((other / "artifact/report.json").read_text())
+    (other / "artifact/report.json").write_text(json.dumps({**report, "test_read": "2000-01-01T00:00:00Z"}))
+    said = attar("record", other, records)
+    assert said.exit_code == 2
+    assert "another run of this recipe and seed" in said.output
+    assert attar("record", finished_runs / "a", records).exit_code == 0
+
+
+def test_results_are_the_records(records, tmp_path):
+    page = tmp_path / "RESULTS.md"
+    assert "is not what" in results("--records", records, "--out", page, "--check")
+    assert not results("--records", records, "--out", page)
+    text = page.read_text()
+    shares = []
+    for seed in (0, 1):
+        test = json.loads((records / f"digits/{seed}/record.json").read_text())["test"]["student"]
+        shares.append(test["accuracy"])
+        assert f"{100 * test['accuracy']:.2f} %" in text
+        assert f"{test['hits']:,} of 360" in text
+    assert f"{50 * sum(shares):.2f} %" in text
+    assert "No controls are recorded." in text
+    assert not results("--records", records, "--out", page, "--check")
+    page.write_text(text.replace("digits", "digit"))
+    assert "is not what" in results("--records", records, "--out", page, "--check")
+
+
+def test_a_record_at_odds_with_its_predictions_is_refused(records, tmp_path):
+    file = records / "digits/0/record.json"
+    record = json.loads(file.read_text())
+    record["test"]["student"]["hits"] += 1
+    file.write_text(json.dumps(record))
+    assert "its predictions do not" in results("--records", records, "--out", tmp_path / "RESULTS.md")
+    assert not (tmp_path / "RESULTS.md").exists()

@@ -1,0 +1,120 @@
+"""Sweeps: every point checked first, named, resumed; divergence recorded; chosen on held-out images, test unread."""
+
+import json
+
+import pytest
+from command_line import attar
+from conftest import DIGITS, SMALL
+
+from attar.pipeline import stage_loop
+from attar.pipeline.grid import grid, point_name, values_of
+from attar.recipe import RecipeError
+
+SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
+SHORT = [f"{key}={value}" for key, value in {**dict(pair.split("=", 1) for pair in SMALL), **SHORTER}.items()]
+
+
+def sweep(out, *arguments):
+    varied = [argument.partition("=")[0] for argument in arguments]
+    fixed = [pair for pair in SHORT if pair.partition("=")[0] not in varied]
+    return attar("sweep", DIGITS, *fixed, *arguments, "--out", out)
+
+
+def test_values_may_be_lists_words_and_tables():
+    assert values_of("[9,19,39],[8, 16, 32]") == ["[9,19,39]", "[8, 16, 32]"]
+    assert values_of("{params='40%', macs='50%'},{params=1_000}") == ["{params='40%', macs='50%'}", "{params=1_000}"]
+    assert values_of("even,global") == ["even", "global"]
+    points = grid(DIGITS, ["student.arguments.widths=[9,19,39],[8,16,32]", "distil.temperature=2"], (0, 1))
+    assert [point.name for point in points] == [
+        "student.arguments.widths=9-19-39,seed=0",
+        "student.arguments.widths=9-19-39,seed=1",
+        "student.arguments.widths=8-16-32,seed=0",
+        "student.arguments.widths=8-16-32,seed=1",
+    ]
+    assert points[3].recipe.student.arguments["widths"] == [8, 16, 32]
+    assert {point.recipe.distil.temperature for point in points} == {2.0}
+
+
+def test_names_are_short_distinct_and_fit_for_folders():
+    names = {point_name([f"prune.protect=['{'layer' * 40}{n}']"]) for n in range(3)}
+    assert len(names) == 3
+    assert all(len(name) < 140 and "/" not in name and "'" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["distil.temperature=2,hot"], "distil.temperature=hot"),
+        (["distil.temprature=2,3"], "did you mean 'temperature'?"),
+        (["distil.alpha=0.5,1.5"], "distil.alpha=1.5"),
+        (["distil.alpha=0.5,"], "write an axis as"),
+        (["student.arguments.widths=[4,6,8],[4,6"], "a bracket or quote is missing"),
+        (["distil.alpha=0.5,0.5"], "a value is given twice"),
+        (["--seeds", "0,x"], "whole numbers"),
+        (["prune.budget.params='50%',50"], "smallest"),
+        (["student.model=resnet20,resnt20"], "did you mean 'resnet20'"),
+        (["data.held_out=0"], "nothing to choose by"),
+    ],
+)
+def test_bad_points_are_named_before_anything_runs(tmp_path, arguments, expected):
+    said = sweep(tmp_path / "sweep", *arguments)
+    assert said.exit_code == 2, said.output
+    assert expected in said.output
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_sweep_is_compared_on_held_out_images_and_done_once(tmp_path, monkeypatch):
+    out = tmp_path / "sweep"
+    taught = []
+    original = stage_loop.StageLoop.fit
+    monkeypatch.setattr(
+        stage_loop.StageLoop, "fit", lambda loop, *a, **k: (taught.append(loop.stage), original(loop, *a, **k))[1]
+    )
+    said = sweep(out, "distil.temperature=2,4")
+    assert said.exit_code == 0, said.output
+    assert taught == ["teach", "distil", "prune", "distil", "prune"]  # the same teacher is not taught twice
+    assert "200 held-out training images" in said.output
+    assert "| distil.temperature | 2.0 | 4.0 |" in said.output
+    assert not list(out.rglob("test.json"))
+    assert not list(out.rglob("report.json"))
+    page = (out / "compare.md").read_text()
+    again = sweep(out, "distil.temperature=2,4")
+    assert again.exit_code == 0
+    assert len(taught) == 5
+    assert (out / "compare.md").read_text() == page
+    more = sweep(out, "distil.temperature=2,4,8")
+    assert more.exit_code == 0
+    assert taught[5:] == ["distil", "prune"]
+    chosen = attar("run", DIGITS, *SHORT, "distil.temperature=4", "--out", out / "distil.temperature=4")
+    assert chosen.exit_code == 0
+    assert (out / "distil.temperature=4" / "test.json").exists()
+    assert len(taught) == 7
+
+
+def test_a_point_that_diverges_does_not_stop_the_rest(tmp_path):
+    out = tmp_path / "sweep"
+    axis = "distil.train.learning_rate=1e6,0.1"
+    said = sweep(out, axis)
+    assert said.exit_code == 0, said.output
+    assert "broke down: distil.train.learning_rate=1e6" in said.output
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    assert "the loss is" in points["distil.train.learning_rate=1e6"]["error"]
+    assert points["distil.train.learning_rate=0.1"]["done"]
+    again = sweep(out, axis)
+    assert "broke down before" in again.output
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path):
+    out = tmp_path / "sweep"
+    folder = out / "distil.temperature=2"
+    folder.mkdir(parents=True)
+    recipe = grid(DIGITS, [*SHORT, "distil.temperature=2,4"])[0].recipe.model_dump(mode="json")
+    (folder / "run.json").write_text(json.dumps({"recipe": {**recipe, "seed": 5}}))
+    said = sweep(out, "distil.temperature=2,4")
+    assert said.exit_code == 2
+    assert "seed: 5 -> 0" in said.output
+
+
+def test_an_axis_given_twice_is_refused():
+    with pytest.raises(RecipeError, match="given twice"):
+        grid(DIGITS, ["seed=0,1"], (0, 1))
