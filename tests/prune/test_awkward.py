@@ -1,6 +1,7 @@
 """Awkward networks cut at random shares: against the original with zeroed weights, run by its own code, in float64."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, Net, ex
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from attar.prune import Pruner, count_params
+from attar.prune import Pruner, count_params, describe, reshape
 from attar.prune.capture import named_tensors
 
 
@@ -102,6 +103,34 @@ def test_code_with_sizes_written_in_runs_as_its_graph() -> None:
         twin.head.bias.add_(1)
     torch.testing.assert_close(answers(twin.eval(), inputs), answers(model.eval(), inputs) + 1)
     assert model(torch.randn(5, 3, 8, 8)).shape == (5, 5)
+    description = json.loads(json.dumps(describe(model, HardCodedSizes())))
+    loaded = reshape(HardCodedSizes(), description)
+    loaded.load_state_dict(model.state_dict())
+    for mode in (True, False):
+        assert torch.equal(answers(loaded.train(mode), inputs), answers(model.train(mode), inputs))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "os.system"},
+        {"target": "aten.from_file.default"},
+        {"target": "aten.relu.nothing"},
+        {"op": "call_method"},
+        {"name": "x; import os"},
+        {"kwargs": {"dict": {"x=1); print(": 1}}},
+        {"args": [{"node": "nowhere"}]},
+    ],
+)
+def test_described_graphs_name_nothing_but_operations(change: dict) -> None:
+    model = HardCodedSizes()
+    pruner = Pruner(model, example(model))
+    pruner.step({"params": int(pruner.cost().params * 0.7)})
+    description = describe(model, HardCodedSizes())
+    nodes = description["graph"]["graphs"][0]["nodes"]
+    next(node for node in nodes if node["op"] == "call_function").update(change)
+    with pytest.raises(ValueError):
+        reshape(HardCodedSizes(), description)
 
 
 def test_unknown_operations_fix_what_they_read_and_are_named() -> None:

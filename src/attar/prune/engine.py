@@ -17,6 +17,7 @@ from attar.prune.capture import Example, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
+from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, choose_by_latency, measure_latency
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
@@ -201,6 +202,22 @@ class Pruner:
             return self.latency(batch, threads, kept).seconds
 
         return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
+
+    def plan_share(self, share: float, context: Context | None = None) -> Kept:
+        """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share!r}: give a fraction above 0 and at most 1")
+        scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
+        settings = self._settings()
+        kept: Kept = {}
+        for ladder in ladders(
+            self.structure, scores, None, settings["original"], settings["floors"], settings["round_to"]
+        ):
+            removed = ladder.removed(ladder.lowest_rung(int(ladder.original * share + 1e-9)))
+            if len(removed):
+                kept[ladder.group] = torch.ones(self.groups[ladder.group].size, dtype=torch.bool)
+                kept[ladder.group][torch.from_numpy(removed)] = False
+        return kept
 
     def step(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Cut:
         """Choose what stays under the limits, prove the cut, and do it in place.

@@ -43,6 +43,11 @@ class Rewriter:
         plane = value.plane(dim)
         return value.shape[dim] if plane is None else self.count(plane)
 
+    def lost(self, value: Value, dim: int) -> bool:
+        """Whether a dimension lost elements."""
+        plane = value.plane(dim)
+        return plane is not None and not bool(self.left[plane.ids].all())
+
     def count(self, plane: Plane) -> int:
         counts = self.left[plane.row_matrix()].sum(1)
         if bool((counts != counts[0]).any()):
@@ -182,23 +187,23 @@ class Rewriter:
         rank = len(value.shape)
         if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
             dim = call.get(2, "dim", 0) % rank
-            if value.plane(dim) is not None:
+            if any(self.lost(part, dim) for part in out):
                 sizes = [self.length(part, dim) for part in out]
                 equal = len(set(sizes)) == 1
                 copy.target = aten.split.Tensor if equal else aten.split_with_sizes.default
                 copy.args, copy.kwargs = (copy.args[0], sizes[0] if equal else sizes, dim), {}
         elif name in ("slice", "narrow"):
-            if value.plane(call.get(1, "dim", 0) % rank) is not None:
+            if self.lost(value, call.get(1, "dim", 0) % rank):
                 self._picked(copy, call, value, call.get(1, "dim", 0) % rank)
         elif name == "roll":
-            cut = [d % rank for d in call.get(2, "dims", []) if value.plane(d % rank) is not None]
+            cut = [d % rank for d in call.get(2, "dims", []) if self.lost(value, d % rank)]
             if cut and len(call.get(2, "dims", [])) > 1:
                 raise RewriteError("roll along units and other dimensions at once")
             if cut:
                 self._picked(copy, call, value, cut[0])
-        elif name == "repeat_interleave" and len(call.args) > 2 and value.plane(call.args[2] % rank) is not None:
+        elif name == "repeat_interleave" and len(call.args) > 2 and self.lost(value, call.args[2] % rank):
             self._ordered(call, value)
-        elif name == "unfold" and value.plane(call.args[1] % rank) is not None:
+        elif name == "unfold" and self.lost(value, call.args[1] % rank):
             raise RewriteError(f"{name} along units")
         self._check(call, value, out)
 

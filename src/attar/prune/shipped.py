@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
+from attar.prune.written import read_graph, write_graph
 
 CONSTANT = "attar_constant_"
+"""Prefix of the buffers that hold what the network's code made when it was captured."""
 
 
 def ship(model: nn.Module, walks: list[Walk], left: torch.Tensor) -> None:
@@ -23,36 +26,98 @@ def ship(model: nn.Module, walks: list[Walk], left: torch.Tensor) -> None:
     Raises:
         RewriteError: a size in the graph cannot be written anew.
     """
-    runs = [_runnable(walk, left) for walk in walks]
+    runs = [_Run(_own_tensors(walk, left), *_specs(walk)) for walk in walks]
     for walk in walks:
         for name, tensor in walk.graph.constants.items():
-            if not hasattr(model, CONSTANT + name):
-                reference = next((p for p in model.parameters()), tensor)
-                model.register_buffer(CONSTANT + name, tensor.detach().clone().to(reference.device), persistent=False)
-    model.forward = types.MethodType(_Forward(*runs, *([None] if len(runs) == 1 else [])), model)
+            _register(model, CONSTANT + name, tensor.detach().clone())
+    model.forward = _bound(model, runs)
 
 
-class _Forward:
-    """Picks the graph of the module's mode. Bound to the module, so that a deep copy runs on its own parameters."""
+def shipped(model: nn.Module) -> dict[str, Any] | None:
+    """What a network made by `ship` runs, as plain JSON; None for any other.
 
-    def __init__(self, evaluation: Any, training: Any) -> None:
-        self.evaluation, self.training = evaluation, training
+    Raises:
+        ValueError: its graph holds something that cannot be written down.
+    """
+    runs = getattr(getattr(vars(model).get("forward"), "__func__", None), "runs", None)
+    if runs is None:
+        return None
+    return {
+        "graphs": [
+            {
+                "nodes": write_graph(run.graph),
+                "inputs": treespec_dumps(run.inputs),
+                "outputs": treespec_dumps(run.outputs),
+            }
+            for run in runs
+        ],
+        "constants": {
+            name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+            for name, tensor in model.named_buffers(recurse=False)
+            if name.startswith(CONSTANT)
+        },
+    }
 
-    def __deepcopy__(self, memo: Any) -> _Forward:
-        return self
 
-    def __call__(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        run, spec_in, spec_out = self.training if model.training and self.training else self.evaluation
-        leaves, spec = tree_flatten((args, kwargs))
-        if len(leaves) != spec_in.num_leaves:
+def ship_written(model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Make `model` run graphs that `shipped` wrote down; the constants' values are to be loaded with the weights.
+
+    Raises:
+        ValueError: the description is malformed, or names something that is not an operation of torch.
+    """
+    try:
+        graphs, constants = description["graphs"], description["constants"]
+        runs = [_Run(read_graph(g["nodes"]), treespec_loads(g["inputs"]), treespec_loads(g["outputs"])) for g in graphs]
+        for name, form in constants.items():
+            dtype = getattr(torch, form["dtype"])
+            if not name.startswith(CONSTANT) or not name.isidentifier() or not isinstance(dtype, torch.dtype):
+                raise ValueError(f"{name!r} is no constant of a graph")
+            _register(model, name, torch.zeros([int(size) for size in form["shape"]], dtype=dtype))
+    except (KeyError, TypeError, AttributeError, NotImplementedError) as problem:
+        raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
+    model.forward = _bound(model, runs)
+
+
+class _Run:
+    """A graph turned into a function of the module and the flattened inputs."""
+
+    def __init__(self, graph: torch.fx.Graph, inputs: Any, outputs: Any) -> None:
+        self.graph, self.inputs, self.outputs = graph, inputs, outputs
+        code = graph.python_code("self")
+        scope = dict(code.globals)
+        exec(compile(code.src, "<captured graph>", "exec"), scope)
+        self.function = scope["forward"]
+
+
+def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
+    """A forward that picks the graph of the module's mode; bound, so that a deep copy runs on its own parameters."""
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        run = runs[-1] if self.training else runs[0]
+        leaves, _ = tree_flatten((args, kwargs))
+        if len(leaves) != run.inputs.num_leaves:
             raise ValueError(
                 "this network runs the graph that was captured: call it with the same arguments as the example inputs"
             )
-        return tree_unflatten(run(model, *leaves), spec_out)
+        return tree_unflatten(run.function(self, *leaves), run.outputs)
+
+    forward.runs = runs  # type: ignore[attr-defined]
+    return types.MethodType(forward, model)
 
 
-def _runnable(walk: Walk, left: torch.Tensor) -> tuple[Any, Any, Any]:
-    """(function of the module and flat inputs, input spec, output spec)."""
+def _specs(walk: Walk) -> tuple[Any, Any]:
+    spec = walk.graph.program.call_spec
+    return spec.in_spec, spec.out_spec
+
+
+def _register(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    if not hasattr(model, name):
+        reference = next((parameter for parameter in model.parameters()), tensor)
+        model.register_buffer(name, tensor.to(reference.device))
+
+
+def _own_tensors(walk: Walk, left: torch.Tensor) -> torch.fx.Graph:
+    """The rewritten graph, reading parameters and buffers from the module instead of taking them as inputs."""
     graph = Rewriter(walk, left).graph()
     for node in list(graph.nodes):
         if node.op != "placeholder" or node.name in walk.graph.inputs:
@@ -61,10 +126,4 @@ def _runnable(walk: Walk, left: torch.Tensor) -> tuple[Any, Any, Any]:
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(target))
         graph.erase_node(node)
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    code = graph.python_code("self")
-    scope = dict(code.globals)
-    exec(compile(code.src, "<captured graph>", "exec"), scope)
-    assert len(inputs) == len(walk.graph.inputs)
-    spec = walk.graph.program.call_spec
-    return scope["forward"], spec.in_spec, spec.out_spec
+    return graph

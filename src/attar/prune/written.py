@@ -1,0 +1,143 @@
+"""A captured graph as plain JSON, and back: only torch's own operations can be named, and nothing in the file is run as code."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+
+OPERATORS = {
+    f"operator.{function.__name__}": function
+    for function in (
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.truediv,
+        operator.mod,
+        operator.neg,
+        operator.pow,
+        operator.getitem,
+        operator.eq,
+        operator.lt,
+        operator.le,
+        operator.gt,
+        operator.ge,
+    )
+} | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min, "math.ceil": math.ceil, "math.floor": math.floor}
+"""Functions of sizes that a graph may hold beside torch's operations."""
+BANNED = frozenset({"from_file", "save"})
+KINDS = {
+    "dtype": (torch.dtype, lambda name: getattr(torch, name)),
+    "layout": (torch.layout, lambda name: getattr(torch, name)),
+    "memory_format": (torch.memory_format, lambda name: getattr(torch, name)),
+    "device": (torch.device, torch.device),
+}
+
+
+def write_graph(graph: torch.fx.Graph) -> list[dict[str, Any]]:
+    """One entry for each node.
+
+    Raises:
+        ValueError: the graph holds an operation that is not torch's.
+    """
+    return [
+        {
+            "name": node.name,
+            "op": node.op,
+            "target": _target_name(node),
+            "args": _write(node.args),
+            "kwargs": _write(dict(node.kwargs)),
+        }
+        for node in graph.nodes
+    ]
+
+
+def read_graph(entries: Any) -> torch.fx.Graph:
+    """The graph again.
+
+    Raises:
+        ValueError: an entry is malformed, or names something that is not an operation of torch.
+    """
+    graph = torch.fx.Graph()
+    places: dict[str, torch.fx.Node] = {}
+    try:
+        for entry in entries:
+            target = _target(entry["op"], entry["target"])
+            args, kwargs = _read(entry["args"], places), _read(entry["kwargs"], places)
+            if not str(entry["name"]).isidentifier():
+                raise ValueError(f"{entry['name']!r} is no name")
+            places[entry["name"]] = graph.create_node(entry["op"], target, tuple(args), kwargs, entry["name"])
+    except (KeyError, TypeError, AttributeError, IndexError) as problem:
+        raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
+    return graph
+
+
+def _target_name(node: torch.fx.Node) -> str:
+    if node.op != "call_function":
+        return str(node.target)
+    if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
+        return str(node.target)
+    for name, function in OPERATORS.items():
+        if function is node.target:
+            return name
+    raise ValueError(f"the graph holds {node.target}, which cannot be written down")
+
+
+def _target(kind: str, name: str) -> Any:
+    if kind in ("placeholder", "output", "get_attr"):
+        if not all(part.isidentifier() or part.isdigit() for part in name.split(".")):
+            raise ValueError(f"the description's graph has the name {name!r}")
+        return name
+    if kind != "call_function":
+        raise ValueError(f"the description's graph has a node of kind {kind!r}")
+    if name in OPERATORS:
+        return OPERATORS[name]
+    library, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    if library != "aten" or packet in BANNED or packet.startswith("__") or not packet.isidentifier():
+        raise ValueError(f"the description's graph names {name!r}, which is not an operation that attar loads")
+    found = getattr(getattr(torch.ops.aten, packet), overload)
+    if not isinstance(found, torch._ops.OpOverload):
+        raise ValueError(f"the description's graph names {name!r}, which is not an operation")
+    return found
+
+
+def _write(item: Any) -> Any:
+    if isinstance(item, torch.fx.Node):
+        return {"node": item.name}
+    if isinstance(item, list | tuple):
+        return [_write(part) for part in item]
+    if isinstance(item, dict):
+        return {"dict": {key: _write(part) for key, part in item.items()}}
+    for kind, (cls, _) in KINDS.items():
+        if isinstance(item, cls):
+            return {kind: str(item).removeprefix("torch.")}
+    if isinstance(item, float) and not math.isfinite(item):
+        return {"float": str(item)}
+    if item is None or isinstance(item, bool | int | float | str):
+        return item
+    raise ValueError(f"the graph holds a {type(item).__name__}, which cannot be written down")
+
+
+def _read(item: Any, places: dict[str, torch.fx.Node]) -> Any:
+    if isinstance(item, list):
+        return [_read(part, places) for part in item]
+    if isinstance(item, dict):
+        ((kind, value),) = item.items()
+        if kind == "node":
+            return places[value]
+        if kind == "dict":
+            if bad := [key for key in value if not str(key).isidentifier()]:
+                raise ValueError(f"{bad[0]!r} is no name of an argument")
+            return {key: _read(part, places) for key, part in value.items()}
+        if kind == "float":
+            return float(value)
+        cls, make = KINDS[kind]
+        found = make(value)
+        if not isinstance(found, cls):
+            raise ValueError(f"{value!r} is no {kind}")
+        return found
+    return item
