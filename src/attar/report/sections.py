@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from attar.report.controls import verdict as sentence
+from attar.report.markdown import interval, percent
 from attar.report.markup import Child, Markup, element, join, section, table
-from attar.report.write import interval, percent
 
 Facts = dict[str, Any]
 COSTS = {"params": "parameters", "macs": "MACs of one image", "bytes": "bytes of weights", "latency": "seconds"}
@@ -18,8 +19,8 @@ LARGEST_MATRIX = 25
 def verdict(facts: Facts) -> Markup:
     """What came out, before anything else."""
     test = facts["test"]["student"]
-    names = [name for name in ("student", "teacher", "control") if name in facts["test"]]
-    names += [name for name in facts["test"] if name not in names]
+    controls = facts.get("controls") or []
+    tested = {**facts["test"], **{control["name"]: control["test"] for control in controls}}
     return element(
         "header",
         element("p", "attar report", class_="kicker"),
@@ -31,7 +32,8 @@ def verdict(facts: Facts) -> Markup:
             class_="headline",
         ),
         element("div", budgets(facts), ratios(facts), class_="cards"),
-        accuracies({name: facts["test"][name] for name in names}),
+        accuracies(tested),
+        [element("p", sentence(control, test).replace("**", "")) for control in controls],
         element(
             "p",
             "The test images were read once, after the last step, with the last (or averaged) weights. "
