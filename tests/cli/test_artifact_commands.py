@@ -90,17 +90,17 @@ def test_a_view_that_does_worse_is_flagged():
 
 def test_a_view_whose_library_is_missing_is_left_out_unless_asked_for(bare, monkeypatch):
     from attar.artifact import views
-    from attar.pipeline.exporting import add_views, check_libraries
+    from attar.pipeline.exporting import add_views, check_libraries, wanted_views
     from attar.recipe import Export, RecipeError
 
     monkeypatch.setattr(views, "find_spec", lambda name: None if name.startswith("onnx") else object())
     said: list[str] = []
     images = load_data("digits").images[:32]
-    rows = add_views(bare, Export(), images, (), said.append)
+    rows = add_views(bare, wanted_views(Export()), images, (), said.append)
     assert [row["name"] for row in rows] == ["model.safetensors", "model.pt2"]
     assert any("model.onnx is left out: onnx, onnxscript, onnxruntime not installed" in line for line in said)
-    with pytest.raises(RecipeError, match=r"export\.onnx = true needs onnx"):
-        check_libraries(Export(onnx=True))
+    with pytest.raises(RecipeError, match=r"model\.onnx is asked for and needs onnx, onnxscript"):
+        check_libraries(wanted_views(Export(onnx=True)))
 
 
 def test_export_adds_what_is_asked_for(bare):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,34 @@ TOLERATED_LOSS = 0.002
 TOLERATED_SLOWNESS = 1.1
 
 
-def check_libraries(settings: Export) -> None:
-    """See that views which the recipe asks for can be made here.
+Wanted = Mapping[str, bool | None]
+"""View by file name -> make it (True: whatever happens, None: where its libraries are installed) or not."""
+
+
+def wanted_views(settings: Export) -> Wanted:
+    """What a recipe's [export] table wants."""
+    return {PT2: settings.pt2, ONNX: settings.onnx, INT8: settings.int8}
+
+
+def check_libraries(wanted: Wanted) -> None:
+    """See that views which must be made can be made here.
 
     Raises:
         RecipeError: naming the library that is missing and how to get it.
     """
-    for key, name in (("onnx", ONNX), ("int8", INT8)):
-        if getattr(settings, key) and (missing := artifact.missing_libraries(name)):
-            raise RecipeError(
-                f"export.{key} = true needs {', '.join(missing)}: pip install 'attar[onnx]', or leave the key out"
-            )
+    for name, must in wanted.items():
+        if must and (missing := artifact.missing_libraries(name)):
+            raise RecipeError(f"{name} is asked for and needs {', '.join(missing)}: pip install 'attar[onnx]'")
 
 
 def add_views(
-    folder: Path, settings: Export, images: torch.Tensor, allow: Collection[str], note: Callable[[str], None]
+    folder: Path, wanted: Wanted, images: torch.Tensor, allow: Collection[str], note: Callable[[str], None]
 ) -> list[Facts]:
     """Add the views that are wanted and possible; each replays the golden batch and is timed.
 
     Args:
         folder: the artifact.
-        settings: which views: true, false, or None for where it is possible.
+        wanted: which views.
         images: uint8 (N, C, H, W), training images that tell int8 its ranges.
         allow: builders that the artifact may call, as for `attar.load`.
         note: told a line for each view.
@@ -50,18 +57,19 @@ def add_views(
         For the network and every view: `name`, and either `bytes`, `difference`, `agreement`, `agrees` and
         `milliseconds` (median for one image on one thread), or `error`.
     """
-    makers: tuple[tuple[str, bool | None, Callable[[], artifact.View]], ...] = (
-        (PT2, settings.pt2, lambda: artifact.export_pt2(folder, allow=allow)),
-        (ONNX, settings.onnx, lambda: artifact.export_onnx(folder, allow=allow)),
-        (INT8, settings.int8, lambda: artifact.quantise_int8(folder, images)),
-    )
+    makers: dict[str, Callable[[], artifact.View]] = {
+        PT2: lambda: artifact.export_pt2(folder, allow=allow),
+        ONNX: lambda: artifact.export_onnx(folder, allow=allow),
+        INT8: lambda: artifact.quantise_int8(folder, images),
+    }
     found: list[Facts] = []
-    for name, wanted, make in makers:
-        if wanted is False:
+    for name, make in makers.items():
+        must = wanted.get(name, False)
+        if must is False:
             continue
-        if wanted is None and (missing := artifact.missing_libraries(name)):
+        if must is None and (missing := artifact.missing_libraries(name)):
             note(f"{name} is left out: {', '.join(missing)} not installed (pip install 'attar[onnx]')")
-        elif wanted is None and name == INT8 and ONNX not in artifact.view_names(folder):
+        elif must is None and name == INT8 and ONNX not in artifact.view_names(folder):
             note(f"{name} is left out: it is made from {ONNX}")
         else:
             found.append(_add(folder, name, make, note))
@@ -94,8 +102,8 @@ def export_views(
     """
     artifact.load(path, allow=allow)  # refuse a strange folder before anything is made of it
     there = artifact.view_names(path)
-    settings = Export(onnx=onnx or (int8 and ONNX not in there), pt2=pt2, int8=int8 or None, int8_images=int8_images)
-    check_libraries(settings)
+    wanted = {PT2: pt2, ONNX: onnx or (int8 and ONNX not in there), INT8: int8}
+    check_libraries(wanted)
     images = artifact.golden_images(path)
     if int8:
         images = data_of(path, data, folder, lambda text, done: note(text)).images
@@ -105,7 +113,7 @@ def export_views(
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         images = images[order[:int8_images]]  # folders lie in the order of their classes
-    return add_views(Path(path), settings, images, allow, note)
+    return add_views(Path(path), wanted, images, allow, note)
 
 
 def _add(folder: Path, name: str, make: Callable[[], artifact.View], note: Callable[[str], None]) -> Facts:

@@ -12,7 +12,7 @@ import torch
 from attar import artifact
 from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
-from attar.pipeline.exporting import add_views, judged, views_on_test
+from attar.pipeline.exporting import add_views, judged, views_on_test, wanted_views
 from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
@@ -26,7 +26,7 @@ def export(session: Session) -> None:
     """Save the artifact: what is shipped, loaded back and counted. The stage's own result holds the counts."""
     recipe = session.recipe
     model = pruned_student(session) if recipe.prune is not None else _distilled_student(session)
-    golden = session.data.images[session.split.train[:GOLDEN_IMAGES]]
+    golden = session.data.images[session.some_samples(GOLDEN_IMAGES)]
     artifact.save(
         session.folder.artifact,
         model,
@@ -40,9 +40,9 @@ def export(session: Session) -> None:
         budget=budget_limits(session),
     )
     tensors, numbers = _held_out(session)
-    calibration = session.data.images[session.split.train[: recipe.export.int8_images]]
+    calibration = session.data.images[session.some_samples(recipe.export.int8_images)]
     allowed = [recipe.student.model]
-    views = add_views(session.folder.artifact, recipe.export, calibration, allowed, session.watcher.note)
+    views = add_views(session.folder.artifact, wanted_views(recipe.export), calibration, allowed, session.watcher.note)
     session.folder.finish("export", tensors, {"artifact": session.folder.artifact.name, "views": views, **numbers})
 
 

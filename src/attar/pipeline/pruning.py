@@ -170,7 +170,9 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     assert settings is not None
     if settings.importance not in NEEDS_GRADIENTS:
         return lambda: None
-    batches = session.split.train[: GRADIENT_BATCHES * GRADIENT_BATCH].split(GRADIENT_BATCH)
+    samples = session.some_samples(GRADIENT_BATCHES * GRADIENT_BATCH)
+    rows = -(-len(samples) // GRADIENT_BATCH)
+    batches = [samples[row::rows] for row in range(rows)]  # every batch has of every part of the data
 
     def context() -> Context:
         views = [Batch(*session.views.batch(0, samples), 0, samples) for samples in batches]

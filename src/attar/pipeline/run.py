@@ -10,7 +10,7 @@ import torch
 
 from attar.data import DataError, ImageData, load_data, pixel_statistics, split
 from attar.pipeline.environment import command, environment
-from attar.pipeline.exporting import check_libraries
+from attar.pipeline.exporting import check_libraries, wanted_views
 from attar.pipeline.finish import export, report
 from attar.pipeline.folder import RunError, RunFolder
 from attar.pipeline.outputs import teacher_facts
@@ -20,6 +20,7 @@ from attar.pipeline.teaching import distil, teach
 from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.weights import load_weights
 from attar.recipe import Recipe, RecipeError, load_recipe, recipe_toml
+from attar.recipe.types import Network
 from attar.train import Machine
 
 
@@ -99,7 +100,7 @@ def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> tuple[Sessio
     """Data, split and networks, checked, and the facts that a run records; the folder is only looked at."""
     try:
         machine = Machine.choose(recipe.compute)
-        check_libraries(recipe.export)
+        check_libraries(wanted_views(recipe.export))
     except ValueError as error:
         raise RecipeError(str(error)) from None
     try:
@@ -145,9 +146,12 @@ def _check_networks(session: Session) -> None:
         RecipeError: naming the place in the recipe.
     """
     recipe = session.recipe
-    for place, network in (("teacher", recipe.teacher_network), ("student", recipe.student)):
-        if network is None:
-            continue
+    networks: list[tuple[str, Network]] = [("student", recipe.student)]
+    if recipe.teacher_network is not None:
+        members = recipe.teacher_network.members
+        networks = [(f"teacher.members[{number}]", member) for number, member in enumerate(members)] + networks
+        networks.insert(len(members), ("teacher", recipe.teacher_network))
+    for place, network in networks:
         try:
             model = session.build(network)
             outputs = model.eval()(session.example)

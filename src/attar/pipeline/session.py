@@ -10,12 +10,16 @@ import torch
 
 from attar.artifact.shape import shaped
 from attar.data import Augmentation, ImageData, Split, Views
+from attar.distil.ensemble import Ensemble
 from attar.models import BuilderSpec
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
-from attar.recipe.types import Network, Student
+from attar.recipe.types import Network, Student, Teacher
 from attar.train import Machine, accuracy, predict, steps_for
+
+MEMBER = 1_000_003
+"""Added to the seed for each further member of an ensemble: no sweep over seeds comes that far."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +57,21 @@ class Session:
         """A batch of two blank images of the data's shape, float32, on the CPU."""
         return torch.zeros(2, *self.data.image_shape)
 
+    def some_samples(self, count: int) -> torch.Tensor:
+        """int64 indices of `count` training images (all, if there are fewer), evenly spaced: folders are in class order."""
+        samples = self.split.train
+        count = min(count, len(samples))
+        return samples[torch.arange(count) * len(samples) // count]
+
     def spec(self, network: Network) -> BuilderSpec:
         """The builder of a teacher or student of this run."""
         return network_spec(network, self.data.image_shape[0], self.data.classes)
 
-    def build(self, network: Network) -> torch.nn.Module:
-        """The freshly initialised network; the same weights for the same seed."""
-        torch.manual_seed(self.recipe.seed)
+    def build(self, network: Network, number: int = 0) -> torch.nn.Module:
+        """The freshly initialised network; the same weights for the same seed and number (of an ensemble's member)."""
+        if isinstance(network, Teacher) and network.members:
+            return Ensemble([self.build(member, number) for number, member in enumerate(network.members)])
+        torch.manual_seed((self.recipe.seed + number * MEMBER) % 2**32)
         model = self.spec(network).build()
         shape = network.shape if isinstance(network, Student) else None
         return model if shape is None else shaped(model, shape)
