@@ -179,7 +179,7 @@ class RunFolder:
                 size = file.seek(0, os.SEEK_END)
         seconds = round(self._spent + time.monotonic() - self._since, 3)  # of this stage, over all starts
         try:
-            write_checkpoint(self.path / name, tensors, {**numbers, "metrics_bytes": size, "seconds": seconds})
+            write_checkpoint(self.path / name, tensors, {"seconds": seconds, **numbers, "metrics_bytes": size})
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path / name}: {error.strerror}; the last checkpoint is whole: "

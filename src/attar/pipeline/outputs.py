@@ -28,7 +28,7 @@ from attar.distil.store import BLOCK, file_bytes, megabytes
 from attar.models import BuilderSpec
 from attar.pipeline.environment import package_version
 from attar.pipeline.session import Session
-from attar.recipe import RecipeError
+from attar.recipe import RecipeError, Teacher
 
 FORMAT = 1
 """Changed whenever outputs or their files would no longer mean the same."""
@@ -146,7 +146,7 @@ def _facts(session: Session) -> dict[str, Any]:
     weights = session.folder.result("teach")[0]
     return {
         "format": FORMAT,
-        "teacher": {**_builder_facts(session.spec(teacher)), "weights": _weights_digest(weights)},
+        "teacher": {**_teacher_builder(session, teacher), "weights": _weights_digest(weights)},
         **_view_facts(session),
         "mean": list(session.mean),
         "std": list(session.std),
@@ -183,6 +183,13 @@ def _notes(session: Session) -> dict[str, Any]:
         "split": {"held_out": session.recipe.data.held_out, "seed": session.recipe.data.split_seed},
         "attar": package_version("attar"),
     }
+
+
+def _teacher_builder(session: Session, teacher: Teacher) -> dict[str, Any]:
+    """How the teacher is built, or each of its members."""
+    if teacher.members:
+        return {"members": [_builder_facts(session.spec(member)) for member in teacher.members]}
+    return _builder_facts(session.spec(teacher))
 
 
 def _builder_facts(spec: BuilderSpec) -> dict[str, Any]:

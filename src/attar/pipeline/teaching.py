@@ -12,7 +12,7 @@ from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.weights import load_weights
 from attar.recipe import Training
-from attar.recipe.types import Network
+from attar.recipe.types import Network, Teacher
 from attar.train import TrainState
 
 
@@ -20,6 +20,9 @@ def teach(session: Session) -> None:
     """Train the teacher on labels, or take the weights that the recipe names."""
     teacher = session.recipe.teacher_network
     assert teacher is not None
+    if teacher.members and teacher.weights is None:
+        _teach_members(session, teacher)
+        return
     if teacher.weights is not None:
         model = session.build(teacher)
         load_weights(model, Path(teacher.weights), "teacher.weights")
@@ -28,6 +31,33 @@ def teach(session: Session) -> None:
         return
     assert teacher.train is not None
     train_network(session, "teach", teacher, teacher.train, from_labels, after=None)
+
+
+def _teach_members(session: Session, teacher: Teacher) -> None:
+    """Teach the members of an ensemble one after the other, each a stage of its own, and keep them as one network."""
+    folder, stages = session.folder, [f"teach-{number + 1}" for number in range(len(teacher.members))]
+    for number, (stage, member) in enumerate(zip(stages, teacher.members)):
+        if folder.finished(stage):
+            continue
+        session.watcher.note(f"{stage} of {len(stages)}: {member.model}")
+        if member.weights is not None:
+            model = session.build(member, number)
+            load_weights(model, Path(member.weights), f"teacher.members[{number}].weights")
+            held_out = session.held_out_accuracy(session.machine.place(model))
+            folder.finish(stage, model.state_dict(), {"images": 0, "held_out": held_out})
+            continue
+        assert member.train is not None
+        after = stages[number - 1] if number else None
+        train_network(session, stage, member, member.train, from_labels, after, number=number)
+    results = [folder.result(stage) for stage in stages]
+    together = {
+        f"members.{number}.{name}": t for number, (tensors, _) in enumerate(results) for name, t in tensors.items()
+    }
+    ensemble = session.build(teacher)
+    ensemble.load_state_dict(together)
+    totals = {key: sum(numbers[key] for _, numbers in results) for key in ("images", "seconds")}
+    held_out = session.held_out_accuracy(session.machine.place(ensemble))
+    folder.finish("teach", together, {"held_out": held_out, **totals})
 
 
 def distil(session: Session) -> None:
@@ -52,9 +82,10 @@ def train_network(
     goal: Objective,
     after: str | None,
     view_pool: int = 0,
+    number: int = 0,
 ) -> None:
     """Train a fresh network to the end of `training`, or go on where an earlier start stopped; keep its weights."""
-    state = TrainState(initial(session, network), session.machine)
+    state = TrainState(initial(session, network, number), session.machine)
     resumed = session.folder.resume(stage)
     if resumed is None:
         session.folder.begin(stage, after)
@@ -71,9 +102,9 @@ def train_network(
         )
 
 
-def initial(session: Session, network: Network) -> torch.nn.Module:
+def initial(session: Session, network: Network, number: int = 0) -> torch.nn.Module:
     """The network with its first weights: fresh for the seed, or from the file that the recipe names."""
-    model = session.build(network)
+    model = session.build(network, number)
     if network.weights is not None:
         load_weights(model, Path(network.weights), "student.weights")
     return model

@@ -153,4 +153,6 @@ def _keys_at(place: Place) -> list[str]:
 def _table_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0]
     return annotation

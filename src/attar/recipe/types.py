@@ -131,9 +131,18 @@ class Network(Table):
         return value
 
 
+class Member(Network):
+    """One network of a teacher that is an ensemble."""
+
+    train: Training | None = None
+    """How it is taught; not needed where `weights` are given."""
+
+
 class Teacher(Network):
     model: str = ""
-    """The builder's name, as for any network; left out where `outputs` stand in for the network."""
+    """The builder's name, as for any network; left out where `members` or `outputs` stand in for the network."""
+    members: tuple[Member, ...] = ()
+    """`[[teacher.members]]`: networks whose mean of probabilities is the teacher, each with its own `weights` or `train`."""
     train: Training | None = None
     """How it is taught; not needed where `weights` are given."""
     outputs: str | None = None
@@ -142,15 +151,29 @@ class Teacher(Network):
     @model_validator(mode="after")
     def _trained_somehow(self) -> Teacher:
         if self.outputs is not None:
-            if self.model or self.weights is not None or self.train is not None:
-                given = [name for name in ("model", "weights", "train") if getattr(self, name)]
+            if given := [name for name in ("model", "members", "weights", "train") if getattr(self, name)]:
                 raise ValueError(f"`outputs` stand in for the teacher's network; leave {', '.join(given)} out")
             return self
+        if self.members:
+            self._check_members()
+            return self
         if not self.model:
-            raise ValueError("a teacher needs a `model`, or `outputs` (a file) in its place")
+            raise ValueError("a teacher needs a `model`, or `members` or `outputs` (a file) in its place")
         if self.weights is None and self.train is None:
             raise ValueError("a teacher needs either `weights` (a file) or a [teacher.train] table")
         return self
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    def _check_members(self) -> None:
+        if given := [name for name in ("model", "arguments", "train") if getattr(self, name)]:
+            raise ValueError(f"`members` stand in for one network and have their own; leave {', '.join(given)} out")
+        for number, member in enumerate(self.members):
+            if self.weights is None and member.weights is None and member.train is None:
+                raise ValueError(f"members[{number}] ({member.model}) needs either `weights` (a file) or a `train` table")
 
 
 class Student(Network):
