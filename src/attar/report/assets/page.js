@@ -128,7 +128,7 @@
       const s = steps[chosen], parts = [`${thousands(s.cost.params)} parameters`, `${thousands(s.cost.macs)} MACs`];
       if (s.after !== null) parts.push(`held-out ${s.before === null ? "" : percent(s.before) + " → "}${percent(s.after)}`);
       if (s.removed !== null) parts.push(`${s.removed} units cut`);
-      if (s.proof !== null) parts.push(`proof ${s.proof.toExponential(1)}`);
+      if (s.proof !== null) parts.push(`proof ${s.proof ? s.proof.toExponential(1) : "exact"}`);
       $("frontier-step").replaceChildren(node("b", {}, `Step ${s.step} of ${steps.length - 1}`), ": " + parts.join(", "));
       const most = Math.max(...steps[0].widths, 1);
       $("widths").replaceChildren(...groups.map((group, i) => {
