@@ -176,3 +176,11 @@ def test_a_changed_recipe_is_refused_with_the_difference(recipe, straight, tmp_p
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "distil.temperature: 4.0 -> 2.0" in done.stderr
+
+
+def test_a_run_of_an_attar_that_knew_fewer_keys_goes_on(recipe, straight):
+    out, _ = straight
+    record = json.loads((out / "run.json").read_text())
+    del record["recipe"]["distil"]["temperature"], record["recipe"]["augment"]["erase_fill"]
+    (out / "run.json").write_text(json.dumps(record))
+    assert "done before" in finish(recipe, out)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import torch
 
-from attar.recipe import Recipe, difference
+from attar.recipe import Recipe, RecipeError, check_recipe, difference
 from attar.train import read_checkpoint, write_atomically, write_checkpoint
 
 FREE_BYTES = 1 << 30
@@ -100,7 +100,7 @@ class RunFolder:
             self.write_json("run.json", {"recipe": plain, **facts, "starts": [facts["command"]]})
             return facts
         old = json.loads(file.read_text())
-        if changes := difference(old["recipe"], plain):
+        if changes := difference(_with_defaults(old["recipe"]), plain):
             listed = "\n  ".join(changes)
             raise RunError(
                 f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
@@ -190,3 +190,11 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         if metrics.exists() and metrics.stat().st_size > size:
             os.truncate(metrics, size)
+
+
+def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recorded recipe with today's defaults for keys that attar did not know when it was recorded."""
+    try:
+        return check_recipe(recipe).model_dump(mode="json")
+    except RecipeError:
+        return recipe
