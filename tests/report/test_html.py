@@ -256,6 +256,15 @@ def test_writing_over_what_is_read_again_is_not_mistaken_for_a_new_tensor():
     assert [step["kind"] for step in program.steps] == ["binary", "unary", "binary"]
 
 
+def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The page as headless Chromium has it after all that it does on loading."""
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    flags += " --disable-component-update --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page cannot be opened")
 @pytest.mark.parametrize("pruned", [True, False])
 def test_the_page_runs_in_a_browser_offline(pruned, tmp_path: Path):
@@ -268,20 +277,51 @@ def test_the_page_runs_in_a_browser_offline(pruned, tmp_path: Path):
     page.write_text(
         report_html(given, network=network(), images=images(), predictions=predictions(), class_names=names)
     )
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
-    flags += " --disable-component-update --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
-    done = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = browse(page, tmp_path)
     assert "CONSOLE" not in done.stderr  # no error, and nothing that the policy had to stop
     gap = re.search(r'data-gap="([^"]+)" data-same="12/12"', done.stdout)
     assert gap and float(gap[1]) < 1e-5
-    assert "computed here in" in done.stdout and done.stdout.count("<svg") == (3 if pruned else 2)
-    assert ("Step 3 of 3" in done.stdout) == pruned
+    shown = done.stdout.partition("<script")[0]
+    assert "computed here in" in shown and shown.count("<svg") == (3 if pruned else 2)
+    assert ("Step 3 of 3" in shown) == pruned
     assert '<img src="x"' not in done.stdout
 
 
 def test_constants_are_stored_whole():
     program = to_program(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), (1, 2, 2), [0.0], [1.0]).to_dict()
     assert len(base64.b64decode(program["numbers"])) == 4 * sum(program["sizes"]) == 4 * 10
+
+
+DROP = """
+const paint = document.createElement("canvas"), context = paint.getContext("2d");
+paint.width = 100; paint.height = 40;
+context.fillStyle = "rgb(10, 200, 30)"; context.fillRect(0, 0, 100, 40);
+context.fillStyle = "rgb(255, 0, 0)"; context.fillRect(0, 0, 25, 40); // cut off: the middle 40 x 40 are shown
+const name = atob(paint.toDataURL().split(",")[1]), bytes = Uint8Array.from(name, c => c.charCodeAt(0));
+const given = new DataTransfer();
+given.items.add(new File([bytes], "<b>.png", { type: "image/png" }));
+document.getElementById("file").files = given.files;
+if (SWAP) document.getElementById("swap").checked = true;
+document.getElementById("file").dispatchEvent(new Event("change"));
+setTimeout(() => {
+  const seen = document.getElementById("seen"), data = seen.getContext("2d").getImageData(0, 0, 16, 16).data;
+  document.body.dataset.seen = [0, 1, 2].map(c => new Set(data.filter((_, i) => i % 4 === c)).size + ":" + data[c]).join(" ");
+}, 3000);
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page cannot be opened")
+@pytest.mark.parametrize(
+    "channels, swap, seen",
+    [(3, False, "1:10 1:200 1:30"), (3, True, "1:245 1:55 1:225"), (1, False, "1:124 1:124 1:124")],
+)
+def test_an_image_of_the_readers_own_is_cut_scaled_and_shown_to_the_network(channels, swap, seen, tmp_path: Path):
+    given = facts(mean=[0.4] * channels, std=[0.3] * channels)
+    text = report_html(given, network=network(channels), images=images(12, channels), predictions=predictions())
+    text = re.sub(r"<meta http-equiv[^>]*>", "", text)  # else nothing but the page's own script would run
+    page = tmp_path / "report.html"
+    page.write_text(text.replace("</body>", f"<script>{DROP.replace('SWAP', str(swap).lower())}</script></body>"))
+    done = browse(page, tmp_path)
+    assert f'data-seen="{seen}"' in done.stdout
+    shown = done.stdout.partition("<script")[0]
+    assert "computed here in" in shown and "it is:" not in shown and "CONSOLE" not in done.stderr
