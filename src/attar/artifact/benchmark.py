@@ -19,6 +19,7 @@ from attar.artifact.timing import golden_images, seconds_per_batch
 from attar.artifact.views import import_extra
 
 BATCHES = (1, 256)
+NETWORK = "network"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def bench(
     path: str | Path,
     view: str | None = None,
     *,
-    name: str = "network",
+    name: str = NETWORK,
     batches: Sequence[int] = BATCHES,
     threads: int = 1,
     seconds: float = 2.0,
@@ -92,12 +93,27 @@ def bench(
     return Bench(name, size, threads, tuple(Measured(**row) for row in rows))
 
 
-def bench_all(path: str | Path, *, batches: Sequence[int] = BATCHES, threads: int = 1, seconds: float = 2.0,
-              allow: Collection[str] = ()) -> list[Bench]:  # fmt: skip
-    """Measure the network and every view that the artifact has."""
+def bench_all(
+    path: str | Path,
+    views: Sequence[str] = (),
+    *,
+    batches: Sequence[int] = BATCHES,
+    threads: int = 1,
+    seconds: float = 2.0,
+    allow: Collection[str] = (),
+) -> list[Bench]:
+    """Measure the network and every view that the artifact has, or only those named (`network`, `onnx`, ...)."""
+    chosen = views or (NETWORK, *view_names(path))
     return [
-        bench(path, view, batches=batches, threads=threads, seconds=seconds, allow=allow)
-        for view in (None, *view_names(path))
+        bench(
+            path,
+            None if view == NETWORK else view,
+            batches=batches,
+            threads=threads,
+            seconds=seconds,
+            allow=allow,
+        )
+        for view in chosen
     ]
 
 

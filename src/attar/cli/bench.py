@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 def bench(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     teacher: Annotated[bool, typer.Option("--teacher", help="The teacher too, from the run around it.")] = False,
+    view: Annotated[
+        list[str] | None, typer.Option(help="Only this: network, onnx, int8 or pt2; repeat for more. [default: all]")
+    ] = None,
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,256",
     threads: Annotated[int, typer.Option(help="CPU threads, for every library alike.", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="How long each batch size is measured.", min=0)] = 2.0,
@@ -38,7 +41,7 @@ def bench(
             from attar.pipeline.teacher import bench_teacher
 
             found.append(bench_teacher(artifact, **settings))
-        found += bench_all(artifact, **settings)
+        found += bench_all(artifact, view or (), **settings)
         print(as_text(found) if not as_json else json.dumps([asdict(row) for row in found], indent=1))
         if any(row.error for row in found):
             raise typer.Exit(FAILED)
