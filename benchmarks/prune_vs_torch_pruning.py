@@ -3,7 +3,8 @@
     python benchmarks/prune_vs_torch_pruning.py                   # all five networks, three repetitions each
     python benchmarks/prune_vs_torch_pruning.py resnet50 --repeat 5
 
-Seconds of CPU, medians. attar's figure is building the Pruner and 30 times scoring, choosing and cutting, without the proof (Torch-
+Seconds of CPU, medians.
+attar's figure is building the Pruner and 30 times scoring, choosing and cutting, without the proof (Torch-
 Pruning has none; `with proof` is told beside it). Torch-Pruning's is building its BasePruner with group norms and 30 steps.
 A transformer's heads are declared to Torch-Pruning, which does not find them.
 """

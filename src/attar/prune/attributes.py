@@ -54,12 +54,13 @@ def mended_attributes(
         path: DARING[levels.get(class_name(module), 0)] for path, module in model.named_modules(remove_duplicate=False)
     }
     changes: dict[str, dict[int, set[int]]] = {}
-    for walk in walks:
+    holders = _holders(model, original)
+    for walk in walks if holders else []:
         rewritten = {node.name: node for node in Rewriter(walk, left).graph().nodes}
         for node in walk.graph.module.graph.nodes:
             if node.op != "call_function" or node.name not in rewritten:
                 continue
-            for path in _paths(node):
+            for path in holders.intersection(_paths(node)):
                 pairs = _numbers(node, rewritten[node.name])
                 if daring.get(path, 0) > 1:
                     pairs = pairs + _lengths(walk, node, left)
@@ -105,6 +106,19 @@ def calls_noted() -> Iterator[list[nn.Module]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _holders(model: nn.Module, original: Attributes) -> set[str]:
+    """Modules with numbers that may have to be mended here; those of torch's own layers follow their weights."""
+    return {
+        path
+        for path, module in model.named_modules(remove_duplicate=False)
+        if (not class_name(module).startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention))
+        and any(
+            not WHOLE.search(name) and any(type(n) is int and n > 1 for n in tree_leaves(value))
+            for name, value in original.get(path, {}).items()
+        )
+    }
 
 
 def _parts(changes: dict[int, int]) -> dict[int, int]:

@@ -177,13 +177,15 @@ def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
         assert start is not None
         body = inline(getattr(module, node.args[start].target))
         operands = node.args[start + 1 :]
-        places = dict(zip([inner for inner in body.graph.nodes if inner.op == "placeholder"], operands))
+        places: dict[torch.fx.Node, Any] = dict(
+            zip([inner for inner in body.graph.nodes if inner.op == "placeholder"], operands)
+        )
         with module.graph.inserting_before(node):
             for inner in body.graph.nodes:
                 if inner.op == "call_function":
-                    places[inner] = module.graph.node_copy(inner, lambda old: places[old])
+                    places[inner] = module.graph.node_copy(inner, places.__getitem__)
                 elif inner.op == "output":
-                    results = tree_map(lambda old: places.get(old, old), inner.args[0])
+                    results = tree_map(lambda old, places=places: places.get(old, old), inner.args[0])
         _replace_items(node, results)
         region = node.args[start]
         module.graph.erase_node(node)

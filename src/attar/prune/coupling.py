@@ -109,7 +109,10 @@ def _assemble(
     families = _families(solution, producers)
     label_group = np.full(labels.count, -1)
     label_unit = np.full(labels.count, -1)
-    names, rows, reasons, notes = [], [], [], []
+    names: list[Any] = []
+    rows: list[Any] = []
+    reasons: list[Any] = []
+    notes: list[Any] = []
     for name, units in families:
         order = np.sort(units)
         number = len(names)
@@ -267,7 +270,7 @@ def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
 def _contracted(call: Call) -> list[tuple[float, list[Plane]]]:
     """For each contraction in a call: its share of the work, and the planes whose lengths multiply."""
     if call.name == "scaled_dot_product_attention":
-        query, key, value = call.args[:3]
+        query, _, value = call.args[:3]
         inner, outer = query.shape[-1], value.shape[-1]
         first = [p for p in query.planes if p.cut == len(query.shape) - 1]
         second = [p for p in value.planes if p.cut == len(value.shape) - 1]

@@ -187,7 +187,7 @@ def pointwise(labels: Labels, values: Sequence[Value], shape: Shape, free: froze
     rank = len(shape)
     sizes = [(1,) * (rank - len(value.shape)) + value.shape for value in values]
     planes: list[Plane] = []
-    for index, value in enumerate(values):
+    for value in values:
         for plane in (aligned(plane, rank) for plane in value.planes):
             for other, size in zip(values, sizes):
                 if (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from attar.prune.labels import Plane, Value
+from attar.prune.movement import MOVES
 from attar.prune.propagate import Walk
 from attar.prune.rules import ADDITIVE, Call
 
@@ -48,7 +49,7 @@ class Masked(torch.fx.Interpreter):
             elif node.name in self.walk.graph.inputs:
                 arguments.append(next(inputs))
             else:
-                arguments.append(None)
+                arguments.append(None)  # type: ignore[arg-type]  # an argument that the graph does not use
         return [out for out in self.run(*arguments) if isinstance(out, torch.Tensor)]
 
     def run_node(self, node: torch.fx.Node) -> Any:
@@ -64,16 +65,19 @@ class Masked(torch.fx.Interpreter):
         args = tuple(widened(item) for item in args)
         special = self._mixed(node, call, list(args), kwargs)
         result = special if special is not None else node.target(*args, **kwargs)  # type: ignore[operator]
-        return self._masked(result, self.walk.values[node])
+        if call.name in MOVES:
+            return result  # masked as its input is, and still a view of it: writing into it must reach the whole
+        return self._masked(result, self.walk.values[node], in_place=node.target._schema.is_mutable)  # type: ignore[union-attr]
 
-    def _masked(self, result: Any, value: Any) -> Any:
+    def _masked(self, result: Any, value: Any, in_place: bool = False) -> Any:
         if isinstance(result, list | tuple) and isinstance(value, list):
             return type(result)(self._masked(r, v) for r, v in zip(result, value))
         if isinstance(result, torch.Tensor) and isinstance(value, Value) and result.is_floating_point():
             for plane in value.planes:
                 mask = self.left[plane.ids]
                 if not bool(mask.all()):
-                    result = result.masked_fill(~mask, 0)  # not a product: 0 / 0 is no number
+                    # Filled, not multiplied: 0 / 0 is no number.
+                    result = result.masked_fill_(~mask, 0) if in_place else result.masked_fill(~mask, 0)
         return result
 
     def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -87,18 +91,28 @@ class Masked(torch.fx.Interpreter):
             return self._layer_norm(value, call, args, kwargs, node)
         if call.name == "group_norm" and value.shape[1] > call.args[1]:
             return self._group_norm(value, call, args, kwargs, node)
+        if call.name == "conv1d":
+            return self._within(value, [2], args, kwargs, node, back=True)
         if call.name in REDUCTIONS:
             dims = call.get(1, "dim")
             rank = len(value.shape)
             dims = list(range(rank)) if dims is None or dims == [] or isinstance(dims, bool) else dims
-            return self._within(value, [d % rank for d in ([dims] if isinstance(dims, int) else dims)], args, kwargs, node)
+            return self._within(
+                value, [d % rank for d in ([dims] if isinstance(dims, int) else dims)], args, kwargs, node
+            )
         return None
 
     def _lost(self, value: Value, dims: Any) -> list[Plane]:
         return [p for p in value.planes if p.cut in dims and not bool(self.left[p.ids].all())]
 
     def _within(
-        self, value: Value, dims: list[int], args: list[Any], kwargs: dict[str, Any], node: torch.fx.Node, back: bool = False
+        self,
+        value: Value,
+        dims: list[int],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        node: torch.fx.Node,
+        back: bool = False,
     ) -> Any:
         planes = self._lost(value, dims)
         if not planes:
@@ -173,7 +187,11 @@ def scatter(tensor: torch.Tensor, dim: int, places: torch.Tensor, length: int) -
 
 def widened(item: Any) -> Any:
     """Floating types as float64, so that casts in the graph keep the proof's precision."""
-    return torch.float64 if item in (torch.float32, torch.float16, torch.bfloat16) and isinstance(item, torch.dtype) else item
+    return (
+        torch.float64
+        if item in (torch.float32, torch.float16, torch.bfloat16) and isinstance(item, torch.dtype)
+        else item
+    )
 
 
 def spread(tensor: torch.Tensor, shape: tuple[int, ...], cuts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -95,7 +95,8 @@ class Rewriter:
 
     def _rewrite(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call) -> None:
         out = self.walk.values[node]
-        args, name = list(copy.args), call.name
+        args: list[Any] = list(copy.args)
+        name = call.name
         if name in ("view", "_unsafe_view", "reshape", "expand", "repeat"):
             self._resized(node, copy, call, out)
             return
@@ -131,7 +132,7 @@ class Rewriter:
             self._index(call)
 
     def _resized(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Value) -> None:
-        args = list(copy.args)
+        args: list[Any] = list(copy.args)
         if call.name == "repeat":
             value = call.args[0]
             extra = len(out.shape) - len(value.shape)
@@ -160,7 +161,7 @@ class Rewriter:
             copy.kwargs = {**copy.kwargs, "groups": groups}
 
     def _pad(self, copy: torch.fx.Node, call: Call) -> None:
-        value, widths = call.args[0], list(copy.args[1])
+        value, widths = call.args[0], list(cast("Any", copy.args[1]))
         rank = len(value.shape)
         out = next(v for n, v in self.walk.values.items() if n.name == copy.name)
         for number in range(len(widths) // 2):

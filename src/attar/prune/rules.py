@@ -1,4 +1,4 @@
-"""What the dozen or so operations that compute do to labels. Data movement is in `movement.py`, element-by-element in `labels.py`.
+"""What the dozen or so computing operations do to labels. Data movement is in `movement.py`, element-by-element in `labels.py`.
 
 A rule takes (Labels, Call) and gives the labels of the result. An operation without a rule fixes what it reads.
 """
@@ -131,7 +131,7 @@ def convolution(labels: Labels, call: Call) -> Value:
     if groups > 1:
         split = (*value.shape[:batch], groups, value.shape[batch] // groups, *value.shape[batch + 1 :])
         value = move(labels, value, lambda t: t.reshape(split), [split], [value.free])[0]
-        parts = (groups, *((first, second) if transposed else (first, second)), *weight.shape[2:])
+        parts = (groups, first, second, *weight.shape[2:])
         weight = move(labels, weight, lambda t: t.reshape(parts), [parts], [frozenset()], 0 if one == 1 else None)[0]
         out = (*value.shape[:batch], groups, second if transposed else first, *call.shape[batch + 1 :])
         result = contract(
@@ -160,6 +160,11 @@ def _whole_places(labels: Labels, call: Call, value: Value, start: int) -> Value
     planes = []
     for plane in value.planes:
         if plane.cut >= start:
+            if call.name == "conv1d" and call.shape == value.shape and not plane.rows and not call.strict:
+                # A kernel over neighbouring units (efficient channel attention): they mix, like in a norm.
+                labels.mix(plane.ids, "a convolution over them")
+                planes.append(plane)
+                continue
             labels.fix(plane.ids, "a kernel slides over them")
             continue
         planes.append(Plane(labels.unite_along(plane.ids, range(start, len(value.shape))), plane.cut))

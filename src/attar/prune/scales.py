@@ -7,6 +7,7 @@ computes the factor from shapes. The difference is folded into the weights that 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def width_factors(walk: Walk, left: torch.Tensor, original: Attributes, aliases:
         elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float):
             ratio = _by_shape(node, walk, left, original, call.args[1], call.name == "div")
         if ratio != 1.0:
-            _fold(walk, node.args[0], ratio, factors, aliases)
+            _fold(walk, cast(torch.fx.Node, node.args[0]), ratio, factors, aliases)
     return factors
 
 
@@ -50,7 +51,7 @@ def _by_shape(
     node: torch.fx.Node, walk: Walk, left: torch.Tensor, original: Attributes, scale: float, divided: bool
 ) -> float:
     """The ratio where a factor 1/sqrt(width) stands in the code, and no attribute holds it."""
-    value = walk.values[node.args[0]]
+    value = walk.values[cast(torch.fx.Node, node.args[0])]
     width = scale**2 if divided else scale**-2 if scale else 0.0
     found = isinstance(value, Value) and value.shape and math.isclose(width, value.shape[-1], rel_tol=1e-6)
     stack = list((node.meta.get("nn_module_stack") or {}).values())

@@ -141,7 +141,7 @@ def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
 
 
 def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
-    """Give a freshly built original the shapes and attributes that `describe` wrote down, in place; weights are to be loaded after.
+    """Give a freshly built original the shapes and attributes that `describe` wrote down, in place; load weights after.
 
     Raises:
         ValueError: the description names a tensor, module or attribute that the model lacks, or a value that does not fit it.

@@ -173,7 +173,9 @@ class Teacher(Network):
             raise ValueError(f"`members` stand in for one network and have their own; leave {', '.join(given)} out")
         for number, member in enumerate(self.members):
             if self.weights is None and member.weights is None and member.train is None:
-                raise ValueError(f"members[{number}] ({member.model}) needs either `weights` (a file) or a `train` table")
+                raise ValueError(
+                    f"members[{number}] ({member.model}) needs either `weights` (a file) or a `train` table"
+                )
 
 
 class Student(Network):
@@ -278,7 +280,7 @@ class Compute(Table):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast where the processor computes it natively, else fp32."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 takes all cores. The same number gives the same bits."""
+    """CPU threads; 0 takes all cores, or what OMP_NUM_THREADS says. The same number gives the same bits."""
     checkpoint_seconds: NonNegative = 60.0
     """A checkpoint is written at least this often (and at the end of every epoch and step)."""
 
