@@ -12,7 +12,7 @@ from attar.pipeline.stage_loop import StageLoop
 from attar.recipe import check_recipe
 
 HERE = Path(__file__).parent
-TRAIN = {"epochs": 1.0, "batch": 64, "learning_rate": 0.05}
+TRAIN = {"epochs": 1.0, "batch": 64, "learning_rate": 0.05, "ema": 0.9}
 RECIPE = {
     "name": "own",
     "data": {"source": "digits", "held_out": 100},

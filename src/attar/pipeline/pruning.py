@@ -137,7 +137,7 @@ def _cut(
 ) -> dict[str, Any]:
     """One cut, proved by the engine; moments and moving average follow. Returns what the frontier keeps of it."""
     cut = pruner.step(limits, context)
-    loop.state.cut(pruner.model, cut.kept)
+    loop.state.cut(pruner.model, cut.kept, cut.scaled)
     return {
         "step": step,
         "limits": limits,

@@ -86,14 +86,14 @@ class TrainState:
         finally:
             self.model.load_state_dict(now)
 
-    def cut(self, model: torch.nn.Module, kept: Kept) -> None:
+    def cut(self, model: torch.nn.Module, kept: Kept, scaled: Mapping[str, torch.Tensor] | None = None) -> None:
         """Follow a cut of the model: moments and moving average lose the same indices as the weights did.
 
         Args:
             model: the smaller model (the same object where it was cut in place).
             kept: the indices that stayed.
+            scaled: parameter name -> (rows that stay,): what the cut multiplied its rows by; the average follows.
         """
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         moments = {
             name: {key: _select(value, kept.get(name, ())) if value.dim() else value for key, value in state.items()}
             for name, state in self._moments().items()
@@ -101,10 +101,16 @@ class TrainState:
         self.model = self.machine.place(model)
         self._named = dict(self.model.named_parameters())
         if self.ema is not None:
-            self.ema = {name: _select(tensor, kept.get(name, ())) for name, tensor in self.ema.items()}
+            cut = {name: _select(tensor, kept.get(name, ())) for name, tensor in self.ema.items()}
+            for name, factor in (scaled or {}).items():
+                rows = factor.to(cut[name].device, cut[name].dtype).view(-1, *[1] * (cut[name].dim() - 1))
+                cut[name].mul_(rows)
+            # A network that runs its captured graph gains that graph's constants, which no average has seen.
+            now = self.model.state_dict()
+            self.ema = {name: cut.get(name, tensor.detach().clone()) for name, tensor in now.items()}
             # Running statistics move with a cut; an average that still remembers the old ones is of no network at all.
             self.position.updates = 0
-            wrong = [name for name, shape in shapes.items() if self.ema[name].shape != shape]
+            wrong = [name for name, tensor in now.items() if self.ema[name].shape != tensor.shape]
             assert not wrong, f"the cut did not say how {wrong} became smaller"
         if self.optimiser is not None:
             self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
