@@ -168,7 +168,10 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     lines = ["# Coverage", "", "Made by `scripts/coverage_matrix.py` from what it ran; not edited by hand.", ""]
     lines += [__doc__.split("\n\n")[2].replace("\n", " ").strip(), ""]
     ran = len({(library, name) for library, name, _ in results})
-    lines += [f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed.", ""]
+    lines += [
+        f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed.",
+        "",
+    ]
     lines += ["| set | networks | both cuts pass | even 50 % | random | own module (both) | Torch-Pruning 1.6.1 |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for library in ("torchvision", "timm"):

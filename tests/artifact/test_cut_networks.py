@@ -99,15 +99,17 @@ def test_a_network_that_runs_its_graph_comes_back_and_is_exported(tmp_path):
     pruner.step({"params": 2000})
     assert pruner.mode == "graph"
     arguments = {"class_names": (), "budget": {"params": 2000}, "extras": {}}
-    with pytest.raises(ArtifactError, match="cannot run"):
-        save_network(tmp_path / "no", pruner.model, STUBBORN, surgery=describe(pruner.model, Stubborn()), **arguments)
+    written = describe(pruner.model, Stubborn())
+    described = save_network(tmp_path / "described", pruner.model, STUBBORN, surgery=written, **arguments)
     folder = save_network(tmp_path / "artifact", pruner.model, STUBBORN, kept=pruner.state(), **arguments)
     loaded = load(folder, allow=[STUBBORN.name])
     assert loaded.artifact.counts["params"] == sum(p.numel() for p in pruner.model.parameters()) <= 2000
     x = loaded.artifact.input.normalise(images())
     with torch.no_grad():
         assert torch.equal(loaded(x), pruner.model.eval()(x))
+        assert torch.equal(load(described, allow=[STUBBORN.name])(x), loaded(x))  # its graph as JSON, nothing captured
     assert verify(folder, allow=[STUBBORN.name]).passed
+    assert verify(described, allow=[STUBBORN.name]).passed
     assert export_onnx(folder, allow=[STUBBORN.name]).agrees
     assert export_pt2(folder, allow=[STUBBORN.name]).agrees
 

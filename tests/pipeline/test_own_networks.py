@@ -16,7 +16,7 @@ TRAIN = {"epochs": 1.0, "batch": 64, "learning_rate": 0.05, "ema": 0.9}
 RECIPE = {
     "name": "own",
     "data": {"source": "digits", "held_out": 100},
-    "student": {"model": "awkward_networks:hard_coded"},
+    "student": {"model": "hard_coded_network:hard_coded"},
     "distil": {"alpha": 0.0, "train": TRAIN},
     "prune": {"steps": 3, "allocation": "even", "budget": {"params": "50%"}, "train": TRAIN},
     "compute": {"threads": 1},
@@ -35,10 +35,10 @@ def test_a_network_that_hard_codes_sizes_is_pruned_shipped_and_resumed(tmp_path,
     widths = facts["frontier"][-1]["widths"]
     assert widths["conv1.weight"] < 12
     assert (tmp_path / "straight/artifact/kept.safetensors").exists()
-    model = attar.load(tmp_path / "straight/artifact", allow=["awkward_networks:hard_coded"])
-    assert attar.verify(tmp_path / "straight/artifact", allow=["awkward_networks:hard_coded"]).passed
+    model = attar.load(tmp_path / "straight/artifact", allow=["hard_coded_network:hard_coded"])
+    assert attar.verify(tmp_path / "straight/artifact", allow=["hard_coded_network:hard_coded"]).passed
     assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
-    with pytest.raises(ValueError, match="awkward_networks"):
+    with pytest.raises(ValueError, match="hard_coded_network"):
         attar.load(tmp_path / "straight/artifact")  # foreign code runs only when it is asked for
 
     save = StageLoop.save
