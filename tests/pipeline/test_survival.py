@@ -184,3 +184,17 @@ def test_a_run_of_an_attar_that_knew_fewer_keys_goes_on(recipe, straight):
     del record["recipe"]["distil"]["temperature"], record["recipe"]["augment"]["erase_fill"]
     (out / "run.json").write_text(json.dumps(record))
     assert "done before" in finish(recipe, out)
+
+
+def test_a_run_goes_on_where_its_data_was_fetched_the_first_time(recipe, straight):
+    out, _ = straight
+    record = json.loads((out / "run.json").read_text())
+    record["data"]["source"] = "fetched from somewhere; in the cache by now"
+    (out / "run.json").write_text(json.dumps(record))
+    assert "done before" in finish(recipe, out)
+    record["data"]["fingerprint"] = "0" * 64
+    (out / "run.json").write_text(json.dumps(record))
+    process = start(recipe, out)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "started on another data" in said

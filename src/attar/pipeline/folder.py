@@ -105,8 +105,8 @@ class RunFolder:
             raise RunError(
                 f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
             )
-        for name in ("data", "split"):
-            if old[name] != facts[name]:
+        for name, what in (("data", "fingerprint"), ("split", "digest")):  # the same content may lie elsewhere by now
+            if old[name][what] != facts[name][what]:
                 raise RunError(f"{self.path} was started on another {name}: {old[name]} then, {facts[name]} now")
         self.write_json("run.json", {**old, "starts": [*old["starts"], facts["command"]]})
         return old
