@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.data import Augmentation, DataError, ImageData, Views, pixel_statistics
+from attar.data import DataError, ImageData, Views, pixel_statistics
 from attar.data.augment import ERASE_BOTTOM, ERASE_LEFT, ERASE_RIGHT, ERASE_TOP, LEFT, MIRROR, TOP, places
 from attar.data.philox import Stream, words
+from attar.recipe import Augment
 
 FILLS = ["mean", "random", "black"]
 
@@ -23,8 +24,8 @@ def threads() -> Iterator[None]:
 
 
 def make(data: ImageData, fill: str = "mean", seed: int = 11, **changes: object) -> Views:
-    augmentation = Augmentation(erase_fill=fill, **changes)  # type: ignore[arg-type]
-    return Views(data.images, data.labels, augmentation, seed, "cpu", (0.286,), (0.353,))
+    augment = Augment(erase_fill=fill, **changes)  # type: ignore[arg-type]
+    return Views(data.images, data.labels, augment, seed, "cpu", (0.286,), (0.353,))
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -59,13 +60,14 @@ def test_whatever_came_before(fashion: ImageData) -> None:
 
 DIGEST = """
 import hashlib, sys, torch
-from attar.data import Augmentation, Views, load_data
+from attar.data import Views, load_data
+from attar.recipe import Augment
 torch.set_num_threads(int(sys.argv[1]))
 data = load_data("digits")
 content = hashlib.sha256()
 for fill in ("mean", "random", "black"):
-    augmentation = Augmentation(crop_padding=1, erase_fill=fill)
-    views = Views(data.images, data.labels, augmentation, 2**40 + 3, "cpu", (0.3,), (0.4,))
+    augment = Augment(crop_padding=1, erase_fill=fill)
+    views = Views(data.images, data.labels, augment, 2**40 + 3, "cpu", (0.3,), (0.4,))
     for part in views.order(9, torch.arange(200)).split(int(sys.argv[2])):
         content.update(views.batch(9, part)[0].numpy().tobytes())
 print(content.hexdigest())
@@ -89,11 +91,11 @@ def test_against_one_image_at_a_time(shape: tuple[int, int, int], fill: str) -> 
     channels, height, width = shape
     images = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     mean, std = [0.1 * (c + 1) for c in range(channels)], [0.2 + 0.1 * c for c in range(channels)]
-    augmentation = Augmentation(crop_padding=3, erase=0.7, erase_fill=fill)  # type: ignore[arg-type]
-    views = Views(images, torch.zeros(40, dtype=torch.int64), augmentation, 5, "cpu", mean, std)
+    augment = Augment(crop_padding=3, erase=0.7, erase_fill=fill)  # type: ignore[arg-type]
+    views = Views(images, torch.zeros(40, dtype=torch.int64), augment, 5, "cpu", mean, std)
     samples = torch.arange(39, -1, -1)
     got = views.batch(2, samples)[0]
-    table = places(augmentation, 5, 2, samples, (height, width))
+    table = places(augment, 5, 2, samples, (height, width))
     for row, sample in enumerate(samples.tolist()):
         place = table[row].tolist()
         padded = torch.zeros(channels, height + 6, width + 6, dtype=torch.uint8)
@@ -125,8 +127,8 @@ def plain_noise(seed: int, epoch: int, sample: int, shape: tuple[int, int, int])
 
 
 def test_places_follow_their_distributions() -> None:
-    augmentation = Augmentation(crop_padding=2, flip=0.3, erase=0.6)
-    table = places(augmentation, 1, 0, torch.arange(50_000), (28, 28)).double()
+    augment = Augment(crop_padding=2, flip=0.3, erase=0.6)
+    table = places(augment, 1, 0, torch.arange(50_000), (28, 28)).double()
     for column in (TOP, LEFT):
         shares = torch.bincount(table[:, column].long(), minlength=5) / 50_000
         assert len(shares) == 5
@@ -213,17 +215,17 @@ def test_pixel_statistics(fashion: ImageData) -> None:
         ("erase_fill", "white"),
     ],
 )
-def test_augmentation_refuses(field: str, value: object) -> None:
+def test_augment_refuses(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
-        Augmentation(**{field: value})  # type: ignore[arg-type]
+        Augment(**{field: value})  # type: ignore[arg-type]
 
 
 def test_views_refuse(digits: ImageData) -> None:
     with pytest.raises(DataError, match="mean and std"):
-        Views(digits.images, digits.labels, Augmentation(), 0, "cpu", (0.5, 0.5), (1.0, 1.0))
+        Views(digits.images, digits.labels, Augment(), 0, "cpu", (0.5, 0.5), (1.0, 1.0))
     with pytest.raises(DataError, match="uint8"):
-        Views(digits.images.float(), digits.labels, Augmentation(), 0, "cpu", (0.5,), (1.0,))
+        Views(digits.images.float(), digits.labels, Augment(), 0, "cpu", (0.5,), (1.0,))
     with pytest.raises(ValueError, match="seed"):
-        Views(digits.images, digits.labels, Augmentation(), -1, "cpu", (0.5,), (1.0,))
+        Views(digits.images, digits.labels, Augment(), -1, "cpu", (0.5,), (1.0,))
     with pytest.raises(IndexError):
         make(digits).batch(0, torch.tensor([len(digits.images)]))

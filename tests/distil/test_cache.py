@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from attar.data import Augmentation, Views, load_data, pixel_statistics, split
+from attar.data import Views, load_data, pixel_statistics, split
 from attar.distil import Batch, FromTeacher, Pool, TeacherError, ViewOutputs, coding_for, kept_pools
 from attar.distil.store import BLOCK, blocks
 from attar.models import build
-from attar.recipe import Training
+from attar.recipe import Augment, Training
 from attar.train import Machine, TrainState, fit
 
-AUGMENT = Augmentation(crop_padding=1, flip=0.0, erase=0.25)
+AUGMENT = Augment(crop_padding=1, flip=0.0, erase=0.25)
 GIGABYTE = 1 << 30
 
 

@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from attar.data import Augmentation, Views, load_data, pixel_statistics, split
+from attar.data import Views, load_data, pixel_statistics, split
 from attar.distil import from_labels
 from attar.models import build
-from attar.recipe import Compute, Training
+from attar.recipe import Augment, Compute, Training
 from attar.train import (
     CheckpointError,
     Diverged,
@@ -24,7 +24,7 @@ from attar.train import (
 )
 from attar.train.loop import learning_rate
 
-AUGMENT = Augmentation(crop_padding=1, flip=0.0, erase=0.25)
+AUGMENT = Augment(crop_padding=1, flip=0.0, erase=0.25)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Data sets by name, the split, and batches of views."""
 
-from attar.data.augment import Augmentation
 from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data
@@ -9,7 +8,6 @@ from attar.data.views import Views, random_order
 
 __all__ = [
     "NAMES",
-    "Augmentation",
     "DataError",
     "ImageData",
     "Progress",

@@ -18,11 +18,11 @@ from attar.data.augment import (
     LEFT,
     MIRROR,
     TOP,
-    Augmentation,
     places,
 )
 from attar.data.images import DataError
 from attar.data.philox import Stream, check_seed, sort_key, words
+from attar.recipe import Augment
 
 _TABLES_KEPT = 2
 _TABLE_ROWS = 32768  # so many that fit the cache, and few enough for torch to do each operation in one thread
@@ -39,7 +39,7 @@ class Views:
         self,
         images: Tensor,
         labels: Tensor,
-        augmentation: Augmentation,
+        augment: Augment,
         seed: int,
         device: torch.device | str = "cpu",
         mean: Sequence[float] = (0.0,),
@@ -54,7 +54,7 @@ class Views:
             raise DataError(f"mean and std must have a value for each of {channels} channels, std > 0: {mean}, {std}")
         self.images = images.to(device)
         self.labels = labels.to(device)
-        self.augmentation = augmentation
+        self.augment = augment
         self.seed = seed
         self.order_seed = seed if order_seed is None else order_seed
         self.device = self.images.device
@@ -76,15 +76,15 @@ class Views:
         samples = samples.to(self.device)
         here = table.index_select(0, samples)
         pixels = self.images.index_select(0, samples)
-        if self.augmentation.crop_padding > 0 or self.augmentation.flip > 0:
-            pixels = _crop_and_mirror(pixels, here, self.augmentation.crop_padding)
-        keep = _outside(here, pixels.shape) if self.augmentation.erase > 0 else None
-        if keep is not None and self.augmentation.erase_fill == "random":
+        if self.augment.crop_padding > 0 or self.augment.flip > 0:
+            pixels = _crop_and_mirror(pixels, here, self.augment.crop_padding)
+        keep = _outside(here, pixels.shape) if self.augment.erase > 0 else None
+        if keep is not None and self.augment.erase_fill == "random":
             pixels = torch.where(keep.bool(), pixels, _noise(self.seed, epoch, samples, pixels.shape))
-        if keep is not None and self.augmentation.erase_fill == "black":
+        if keep is not None and self.augment.erase_fill == "black":
             pixels = pixels * keep
         views = self._normalise(pixels)
-        if keep is not None and self.augmentation.erase_fill == "mean":
+        if keep is not None and self.augment.erase_fill == "mean":
             views.mul_(keep).add_(0.0)  # makes -0.0 a plain 0.0
         return views, self.labels.index_select(0, samples)
 
@@ -103,7 +103,7 @@ class Views:
                 del self._tables[next(iter(self._tables))]
             height, width = self.images.shape[2:]
             tables = [
-                places(self.augmentation, self.seed, epoch, part, (height, width))
+                places(self.augment, self.seed, epoch, part, (height, width))
                 for part in torch.arange(len(self.images)).split(_TABLE_ROWS)
             ]
             self._tables[epoch] = torch.cat(tables).to(self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from importlib import import_module
@@ -165,7 +164,7 @@ def _view_facts(session: Session) -> dict[str, Any]:
     facts = {
         "data": {"fingerprint": session.data.fingerprint},
         "samples": {"count": len(samples), "digest": hashlib.sha256(samples.numpy().tobytes()).hexdigest()},
-        "augment": dataclasses.asdict(session.views.augmentation),
+        "augment": session.views.augment.model_dump(),
         "view_seed": session.recipe.view_seed,
         "classes": session.data.classes,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attar.artifact.shape import shaped
-from attar.data import Augmentation, ImageData, Split, Views
+from attar.data import ImageData, Split, Views
 from attar.distil.ensemble import Ensemble
 from attar.models import BuilderSpec
 from attar.pipeline.folder import RunFolder
@@ -48,9 +48,8 @@ class Session:
         return self._views_of(self.data.test_images, self.data.test_labels)
 
     def _views_of(self, images: torch.Tensor, labels: torch.Tensor) -> Views:
-        augmentation, recipe = Augmentation(**self.recipe.augment.model_dump()), self.recipe
-        device = self.machine.device
-        return Views(images, labels, augmentation, recipe.view_seed, device, self.mean, self.std, recipe.seed)
+        recipe, device = self.recipe, self.machine.device
+        return Views(images, labels, recipe.augment, recipe.view_seed, device, self.mean, self.std, recipe.seed)
 
     @property
     def example(self) -> torch.Tensor:

@@ -16,9 +16,11 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Table(BaseModel):
-    """A table of the recipe: unknown keys are errors, values do not change, and numbers are not read from strings."""
+    """A table of the recipe: unknown keys are errors, values do not change, and numbers are finite and no strings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Data(Table):
@@ -53,7 +55,7 @@ class Augment(Table):
     """Random crop, flip and erasing of every training view (erasing: Zhong et al. 2017)."""
 
     crop_padding: Annotated[int, Field(ge=0)] = 2
-    """Pixels of zero padding on every side before a random crop back to the image's size."""
+    """Pixels of black padding on every side before a random crop back to the image's size; 0 for no crop."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     erase: Fraction = 0.5
@@ -63,7 +65,7 @@ class Augment(Table):
     erase_aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
     """Smallest and largest height / width of the erased rectangle."""
     erase_fill: Literal["mean", "random", "black"] = "mean"
-    """What the rectangle is filled with: the mean that images are normalised by, random pixels, or 0."""
+    """What the rectangle is filled with: the mean that images are normalised by, random pixels (the paper's best), or black."""
 
     @field_validator("erase_area", "erase_aspect", mode="before")
     @classmethod
