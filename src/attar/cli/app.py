@@ -21,6 +21,9 @@ app = typer.Typer(
     help="Distil a trained classifier into a small one, prune it to a hard budget, ship it with proof.",
 )
 
+Allow = Annotated[
+    list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
+]
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: what the user gave cannot be used; it was computed and did not hold; stopped by Ctrl-C."""
 
@@ -176,12 +179,15 @@ def models() -> None:
 
 
 @app.command()
-def load(artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")]) -> None:
+def load(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    allow: Allow = None,
+) -> None:
     """Open an artifact and print what is in it."""
     with explained():
         import attar
 
-        model = attar.load(artifact)
+        model = attar.load(artifact, allow=allow or ())
         print(attar.summary(model, model.artifact.input.size))
 
 
@@ -190,24 +196,28 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     data: Annotated[str | None, typer.Option(help="Data to evaluate on. [default: what it was made for]")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
+    allow: Allow = None,
 ) -> None:
     """Measure an artifact's accuracy on the test images of a data set."""
     with explained():
         from attar.pipeline import evaluate_artifact
         from attar.report import wilson_interval
 
-        found, name = evaluate_artifact(artifact, data, folder)
+        found, name = evaluate_artifact(artifact, data, folder, allow or ())
         low, high = wilson_interval(found.correct, found.images)
         print(f"{found.accuracy:.2%} [{low:.2%}, {high:.2%}] on {found.images:,} test images of {name}")
 
 
 @app.command()
-def verify(artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")]) -> None:
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
+    allow: Allow = None,
+) -> None:
     """Check hashes, counts, golden outputs and the budget. Exit code 0 if all hold, 1 if one does not."""
     with explained():
         import attar
 
-        verification = attar.verify(artifact)
+        verification = attar.verify(artifact, allow=allow or ())
         print(verification)
         if not verification.passed:
             raise typer.Exit(FAILED)

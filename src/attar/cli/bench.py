@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.cli.app import FAILED, app, explained, numbers
+from attar.cli.app import FAILED, Allow, app, explained, numbers
 
 if TYPE_CHECKING:
     from attar.artifact import Bench
@@ -26,9 +26,7 @@ def bench(
     threads: Annotated[int, typer.Option(help="CPU threads, for every library alike.", min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="How long each batch size is measured.", min=0)] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
-    ] = None,
+    allow: Allow = None,
 ) -> None:
     """Measure latency, throughput, peak memory and size of the network and every view, each in a process of its own."""
     with explained():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, app, explained
+from attar.cli.app import FAILED, Allow, app, explained
 
 
 @app.command()
@@ -21,9 +21,7 @@ def export(
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
     images: Annotated[int, typer.Option(help="How many training images int8 looks at.", min=1)] = 512,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
-    ] = None,
+    allow: Allow = None,
 ) -> None:
     """Add views to an artifact: the network in files that run without attar. Exit code 1 if one fails or disagrees."""
     with explained():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, app, explained
+from attar.cli.app import FAILED, Allow, app, explained
 
 
 @app.command()
@@ -17,9 +17,7 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
     top: Annotated[int, typer.Option(help="Classes to show for each picture.", min=1)] = 3,
     view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2. [default: the network in torch]")] = None,
-    allow: Annotated[
-        list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
-    ] = None,
+    allow: Allow = None,
 ) -> None:
     """Name what is in pictures, with probabilities. Exit code 1 if a picture could not be read."""
     with explained():

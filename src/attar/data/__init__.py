@@ -2,7 +2,7 @@
 
 from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
-from attar.data.load import NAMES, load_data
+from attar.data.load import NAMES, load_data, runs_code
 from attar.data.split import Split, split
 from attar.data.views import Views, random_order
 
@@ -17,5 +17,6 @@ __all__ = [
     "load_data",
     "pixel_statistics",
     "random_order",
+    "runs_code",
     "split",
 ]

@@ -9,8 +9,10 @@ from attar.data.cifar import load_cifar10, load_cifar100
 from attar.data.digits import load_digits
 from attar.data.fashion_mnist import load_fashion_mnist
 from attar.data.folder import load_folder
+from attar.data.function import load_function
 from attar.data.images import DataError, ImageData, Progress
 from attar.data.npz import load_npz
+from attar.recipe import names_function
 
 _BY_NAME: dict[str, Callable[[Path | None, Progress | None], ImageData]] = {
     "fashion-mnist": load_fashion_mnist,
@@ -19,7 +21,12 @@ _BY_NAME: dict[str, Callable[[Path | None, Progress | None], ImageData]] = {
     "digits": load_digits,
 }
 _BY_PATH = ("npz", "folder")
-NAMES = (*_BY_NAME, *(f"{kind}:PATH" for kind in _BY_PATH))
+NAMES = (*_BY_NAME, *(f"{kind}:PATH" for kind in _BY_PATH), "package.module:function")
+
+
+def runs_code(name: str) -> bool:
+    """Whether that name of a data set is of a function of somebody's: a name from a file must not get to run it."""
+    return names_function(name) and name.partition(":")[0] not in _BY_PATH
 
 
 def load_data(
@@ -28,8 +35,8 @@ def load_data(
     progress: Progress | None = None,
     size: int | None = None,
 ) -> ImageData:
-    """The data set of that name, checked: "fashion-mnist", "cifar10", "cifar100", "digits", "npz:FILE" or
-    "folder:PATH".
+    """The data set of that name, checked: "fashion-mnist", "cifar10", "cifar100", "digits", "npz:FILE",
+    "folder:PATH", or "package.module:function", which runs the user's own code (see `load_function`).
 
     folder: where to look for its files first; FILE and PATH may be relative to it.
     progress: told a line and the fraction done (or None) while it works.
@@ -43,6 +50,8 @@ def load_data(
     if kind in _BY_PATH and path:
         at = (place or Path()) / Path(path).expanduser()
         return load_folder(at, progress, size) if kind == "folder" else load_npz(at, progress)
+    if runs_code(name):
+        return load_function(name, place, progress, _BY_PATH)
     if name in _BY_NAME:
         return _BY_NAME[name](place, progress)
     close = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.4)

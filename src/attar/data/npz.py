@@ -1,4 +1,4 @@
-"""Images and labels in one .npz file."""
+"""Images and labels as arrays, by name: in one .npz file, or from a function of the user's."""
 
 import zipfile
 import zlib
@@ -25,25 +25,29 @@ def load_npz(path: Path, progress: Progress | None = None) -> ImageData:
     validation part is left aside: attar holds out a part of the training images itself.
     Nothing pickled is read. Raises DataError.
     """
-    arrays = _read(path)
+    return from_arrays(_read(path), path.stem, str(path), progress)
+
+
+def from_arrays(arrays: Mapping[str, Array], name: str, source: str, progress: Progress | None = None) -> ImageData:
+    """The data set of arrays with the names of a .npz file, as `load_npz` says. Raises DataError."""
     layout = next((names for names in LAYOUTS if all(name in arrays for name in names)), None)
     if layout is None:
         raise DataError(
-            f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}; needed are "
+            f"{source} has the arrays {', '.join(sorted(arrays)) or '(none)'}; needed are "
             + " or ".join(", ".join(names) for names in LAYOUTS)
         )
     if "val_images" in arrays:
-        tell(progress, f"{path.name}: its {len(arrays['val_images'])} validation images are left aside")
+        tell(progress, f"{Path(source).name}: its {len(arrays['val_images'])} validation images are left aside")
     train, test = (
-        (to_images(arrays[images], f"{path}: {images}"), to_labels(arrays[labels], f"{path}: {labels}"))
+        (to_images(arrays[images], f"{source}: {images}"), to_labels(arrays[labels], f"{source}: {labels}"))
         for images, labels in (layout[:2], layout[2:])
     )
     names = arrays.get("class_names")
     if names is not None:
         class_names = tuple(str(name) for name in names.ravel().tolist())
     else:
-        class_names = number_names(train[1], test[1], str(path))
-    return image_data(path.stem, train, test, class_names, str(path))
+        class_names = number_names(train[1], test[1], source)
+    return image_data(name, train, test, class_names, source)
 
 
 def _read(path: Path) -> Mapping[str, Array]:

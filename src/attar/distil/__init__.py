@@ -2,14 +2,16 @@
 
 from attar.distil.cache import TeacherError, ViewOutputs
 from attar.distil.coding import coding_for
-from attar.distil.losses import distillation_loss, kl_divergence
+from attar.distil.losses import LOSSES, Loss, distillation_loss, find_loss, kl_divergence
 from attar.distil.objective import Batch, FromTeacher, Objective, OnlineTeacher, TeacherOutputs, from_labels
 from attar.distil.pools import Pool, cache_limit, cache_mode, find_pool, kept_pools, pools_folder, remove_pool
 from attar.distil.shipped import OutputsError, ShippedOutputs, export_pool, read_outputs
 
 __all__ = [
+    "LOSSES",
     "Batch",
     "FromTeacher",
+    "Loss",
     "Objective",
     "OnlineTeacher",
     "OutputsError",
@@ -23,6 +25,7 @@ __all__ = [
     "coding_for",
     "distillation_loss",
     "export_pool",
+    "find_loss",
     "find_pool",
     "from_labels",
     "kept_pools",

@@ -1,9 +1,20 @@
-"""Distillation losses: pure functions of logits."""
+"""Distillation losses: pure functions of logits.
+
+A loss is a function (student, teacher, labels, temperature, alpha) -> scalar. A user's own is named in a recipe by
+`distil.loss = "package.module:function"`; docs/extend.md shows how to write one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+
+from attar.recipe import function_named, names_function
+from attar.recipe.words import did_you_mean
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 
 def kl_divergence(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -35,4 +46,25 @@ def distillation_loss(
     loss = alpha * kl_divergence(student, teacher, temperature)
     if alpha < 1:
         loss = loss + (1 - alpha) * F.cross_entropy(student.float(), labels)
+    return loss
+
+
+LOSSES: dict[str, Loss] = {"kl": distillation_loss}
+
+
+def find_loss(name: str, classes: int) -> Loss:
+    """The loss of this name (attar's, or `package.module:function`), tried on two images' logits.
+
+    Raises ValueError where there is none, or where it gives no finite scalar that the student's logits can learn from.
+    """
+    if name not in LOSSES and not names_function(name):
+        hint = did_you_mean(name, LOSSES)
+        raise ValueError(
+            f"there is no loss {name!r}; {hint}attar has {', '.join(LOSSES)}; package.module:function names your own"
+        )
+    loss = LOSSES[name] if name in LOSSES else function_named(name)
+    student = torch.linspace(-1, 1, 2 * classes).view(2, classes).requires_grad_()
+    value = loss(student, student.detach().flip(1), torch.zeros(2, dtype=torch.int64), 4.0, 0.5)
+    if not isinstance(value, torch.Tensor) or value.dim() or not value.requires_grad or not torch.isfinite(value):
+        raise ValueError(f"the loss {name!r} gives {value!r:.200}; it must be one finite number with a gradient")
     return loss

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from attar.distil.losses import distillation_loss
+from attar.distil.losses import Loss, distillation_loss
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class FromTeacher:
     teacher: TeacherOutputs
     temperature: float
     alpha: float
+    loss: Loss = distillation_loss
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         target = self.teacher(batch)
         logits = model(batch.images)
-        return distillation_loss(logits, target, batch.labels, self.temperature, self.alpha), logits
+        return self.loss(logits, target, batch.labels, self.temperature, self.alpha), logits
 
 
 class OnlineTeacher:

@@ -18,6 +18,7 @@ from attar.models.plain import cnn5
 from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
 from attar.models.resnext import resnext29
+from attar.recipe import function_named
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
@@ -97,7 +98,7 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
     if library == "hf":
         transformers = import_library("transformers", "pip install 'attar[hf]'")
         return call(build_huggingface, f"hf:{local}", transformers, local, arguments)
-    return build_foreign(library, local, arguments)
+    return call(function_named(name, LIBRARIES), name, **arguments)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -147,21 +148,6 @@ def build_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
     if channels != 3:
         raise ValueError(f"torchvision:{name} takes images of 3 channels, not {channels}; timm:{name} may take any")
     return call(models.get_model, f"torchvision:{name}", name, **renamed)
-
-
-def build_foreign(package: str, function: str, arguments: dict[str, Any]) -> nn.Module:
-    """Import the user's own module and call its function."""
-    name = f"{package}:{function}"
-    try:
-        module = import_module(package)
-    except ImportError as error:
-        hint = closest(package, LIBRARIES)
-        raise ValueError(f"{name!r}: cannot import {package!r} ({error}){hint}; is it on the Python path?") from error
-    builder = getattr(module, function, None)
-    if not callable(builder):
-        hint = closest(function, [n for n in vars(module) if not n.startswith("_")])
-        raise ValueError(f"{package} has no function {function!r}{hint}")
-    return call(builder, name, **arguments)
 
 
 def call(builder: Callable[..., Any], name: str, *positional: Any, **arguments: Any) -> nn.Module:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from attar import artifact
-from attar.data import ImageData, Progress, load_data
+from attar.data import ImageData, Progress, load_data, runs_code
 
 
 def evaluate_artifact(
-    path: str | Path, data: str | None = None, folder: str | Path | None = None
+    path: str | Path, data: str | None = None, folder: str | Path | None = None, allow: Collection[str] = ()
 ) -> tuple[artifact.Evaluation, str]:
     """Evaluate an artifact on the test images of `data`, by default the data set that its report names.
+
+    `allow`: builders that the artifact may call, as for `attar.load`.
 
     Returns:
         The evaluation and the data set's name.
@@ -22,7 +25,7 @@ def evaluate_artifact(
         DataError: the data cannot be had.
         ValueError: no data was named and the artifact has no report that names one.
     """
-    model = artifact.load(path)
+    model = artifact.load(path, allow=allow)
     images = data_of(path, data, folder)
     return artifact.evaluate(model, images.test_images, images.test_labels), data or images.name
 
@@ -45,4 +48,6 @@ def data_of(
         raise ValueError(
             f"{path} has no report.json that says what data it was made for; name it with --data"
         ) from None
+    if runs_code(source):  # the artifact may be a stranger's
+        raise ValueError(f"{path} was made for data of the function {source}; to run that code, say --data {source}")
     return load_data(source, folder or place, progress, size)

@@ -196,7 +196,7 @@ def _builder_facts(spec: BuilderSpec) -> dict[str, Any]:
     if spec.library in ("attar", "timm", "torchvision"):
         version = package_version(spec.library)
     else:
-        file = import_module(spec.library).__file__
+        file = getattr(import_module(spec.library), "__file__", None)  # a notebook has none
         version = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     return {**spec.to_dict(), "version": version}
 

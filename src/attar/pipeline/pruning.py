@@ -12,7 +12,7 @@ from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.teaching import objective
 from attar.prune import Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
-from attar.prune.importance import NEEDS_GRADIENTS
+from attar.prune.importance import needs_gradients
 from attar.recipe import Budget, Prune, Training
 from attar.train import TrainState
 
@@ -168,7 +168,7 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     """Gradients of the objective on a few batches of training images, for the criteria that need them."""
     settings = session.recipe.prune
     assert settings is not None
-    if settings.importance not in NEEDS_GRADIENTS:
+    if not needs_gradients(settings.importance):
         return lambda: None
     samples = session.some_samples(GRADIENT_BATCHES * GRADIENT_BATCH)
     rows = -(-len(samples) // GRADIENT_BATCH)

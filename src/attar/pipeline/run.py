@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from attar.data import DataError, ImageData, load_data, pixel_statistics, split
+from attar.distil import find_loss
 from attar.pipeline.environment import command, environment
 from attar.pipeline.exporting import check_libraries, wanted_views
 from attar.pipeline.finish import export, report
@@ -140,12 +141,17 @@ def _normalisation(recipe: Recipe, data: ImageData, train: torch.Tensor) -> tupl
 
 
 def _check_networks(session: Session) -> None:
-    """Build the networks and see that the budget can be met.
+    """Find the loss, build the networks, and see that the budget can be met.
 
     Raises:
         RecipeError: naming the place in the recipe.
     """
     recipe = session.recipe
+    if recipe.teacher is not None and recipe.distil.alpha > 0:
+        try:
+            find_loss(recipe.distil.loss, session.data.classes)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RecipeError(f"distil.loss = {recipe.distil.loss!r}: {error}") from None
     networks: list[tuple[str, Network]] = [("student", recipe.student)]
     if recipe.teacher_network is not None:
         members = recipe.teacher_network.members

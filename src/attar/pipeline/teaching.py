@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from attar.distil import FromTeacher, Objective, from_labels
+from attar.distil import FromTeacher, Objective, find_loss, from_labels
 from attar.pipeline.outputs import teacher_outputs
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
@@ -115,4 +115,5 @@ def objective(session: Session) -> Objective:
     settings = session.recipe.distil
     if session.recipe.teacher is None or settings.alpha == 0:
         return from_labels
-    return FromTeacher(teacher_outputs(session), settings.temperature, settings.alpha)
+    loss = find_loss(settings.loss, session.data.classes)
+    return FromTeacher(teacher_outputs(session), settings.temperature, settings.alpha, loss)

@@ -72,7 +72,8 @@ class Pruner:
     Args:
         model: cut in place. Parameters stay the same objects.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords that `model` can be called with.
-        importance: a name in `attar.prune.importance.IMPORTANCES`, or a function (parameters, group, context) -> (size,).
+        importance: a name in `attar.prune.importance.IMPORTANCES`, `package.module:function`, or a function (parameters, group,
+            context) -> (size,).
         allocation: `even`, `global` or `isomorphic`.
         protect: names or patterns of modules or tensors whose units all stay.
         policy: `normal`, or `strict` to keep units that a norm or softmax mixes.

@@ -2,6 +2,7 @@
 
 A criterion is a function (parameters, group, context) -> float64 (size,). Built-in ones give every group the mean 1
 (LAMP has its own scale), so that units of different groups can be ranked together. All are vectorised over units.
+A user's own is passed as a function, or named `package.module:function`; docs/extend.md shows how to write one.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from attar.models.registry import closest
 from attar.prune.structure import Group, Member, Structure
+from attar.recipe import function_named, names_function
 
 WEIGHTED = ("conv", "linear", "batch_norm", "norm")
 """Operations whose weights tell what a unit is worth. Biases and running statistics never do."""
@@ -36,6 +39,13 @@ class Context:
 
 Parameters = Mapping[str, torch.Tensor]
 Importance = Callable[[Parameters, Group, Context], torch.Tensor]
+Criterion = TypeVar("Criterion", bound=Importance)
+
+
+def reads_gradients(criterion: Criterion) -> Criterion:
+    """Decorator of a criterion that reads `context.gradients` or `context.squares`: a run collects them before each cut."""
+    criterion.needs_gradients = True  # type: ignore[attr-defined]
+    return criterion
 
 
 def group_norm(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
@@ -98,6 +108,7 @@ def random(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     return torch.from_numpy(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-52)
 
 
+@reads_gradients
 def taylor(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
     """|weight x gradient| over a unit's slices: the change of the loss to first order (Molchanov et al. 2019).
 
@@ -110,6 +121,7 @@ def taylor(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     return _relative(_mean_over_weights(parameters, group, context, "change", change))
 
 
+@reads_gradients
 def fisher(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
     """weight^2 x diagonal Fisher over a unit's slices: to second order (LeCun et al. 1989; Theis et al. 2018).
 
@@ -133,17 +145,29 @@ IMPORTANCES: dict[str, Importance] = {
     "taylor": taylor,
     "fisher": fisher,
 }
-NEEDS_GRADIENTS = frozenset({"taylor", "fisher"})
 
 
 def find_importance(importance: str | Importance) -> Importance:
-    """The criterion of this name, or the function itself; ValueError with the closest name if there is none."""
+    """The criterion of this name (attar's, or `package.module:function`), or the function itself.
+
+    Raises ValueError with the closest name if there is none.
+    """
     if callable(importance):
         return importance
+    if names_function(importance):
+        return function_named(importance)
     if importance not in IMPORTANCES:
         hint = closest(str(importance), IMPORTANCES)
-        raise ValueError(f"there is no importance {importance!r}{hint}; attar has {', '.join(IMPORTANCES)}")
+        raise ValueError(
+            f"there is no importance {importance!r}{hint}; attar has {', '.join(IMPORTANCES)}; "
+            "package.module:function names your own"
+        )
     return IMPORTANCES[importance]
+
+
+def needs_gradients(importance: str | Importance) -> bool:
+    """Whether `reads_gradients` marks the criterion. Raises as `find_importance`."""
+    return getattr(find_importance(importance), "needs_gradients", False)
 
 
 @torch.no_grad()

@@ -25,9 +25,11 @@ class Table(BaseModel):
 
 class Data(Table):
     source: str
-    """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE` or `folder:PATH`."""
+    """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE`, `folder:PATH`, or `package.module:function`: a function
+    of your own that returns arrays or data sets."""
     folder: str | None = None
-    """Where the data's files are; looked at first. Without it: cache, system folder, download."""
+    """Where the data's files are; looked at first. Without it: cache, system folder, download. A function of your own
+    gets it as its argument."""
     held_out: Annotated[int, Field(ge=0)] = 5000
     """Training images kept out for every choice (stratified). 0 trains on all of them: only for a frozen recipe."""
     size: Annotated[int, Field(ge=1)] | None = None
@@ -194,6 +196,9 @@ class Distil(Table):
     temperature: Positive = 4.0
     alpha: Fraction = 0.9
     """Weight of the teacher; 0 trains on labels alone."""
+    loss: str = "kl"
+    """`kl`, or `package.module:function`: a function of your own (student's logits, teacher's logits, labels,
+    temperature, alpha) -> scalar."""
     view_pool: Annotated[int, Field(ge=0)] = 0
     """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
     view_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
@@ -219,7 +224,8 @@ class Prune(Table):
     schedule: Literal["geometric", "linear"] = "geometric"
     """How the limits fall to the budget: by the same share in every step, or by the same amount."""
     importance: str = "group_norm"
-    """The criterion that ranks units; `taylor` and `fisher` look at gradients of the objective."""
+    """The criterion that ranks units; `taylor` and `fisher` look at gradients of the objective. Or
+    `package.module:function`, your own."""
     allocation: Literal["even", "global", "isomorphic"] = "even"
     """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;
     `isomorphic`: ranked within groups of the same structure (Fang et al. 2024)."""
@@ -324,6 +330,11 @@ class Recipe(Table):
             raise ValueError(
                 f"distil.alpha = {self.distil.alpha:g} asks for a teacher and there is none; "
                 "add a [teacher] table or set distil.alpha = 0"
+            )
+        if self.distil.loss != "kl" and self.distil.alpha == 0:
+            raise ValueError(
+                f"distil.loss = {self.distil.loss!r} is for learning from a teacher and distil.alpha = 0 learns from labels "
+                "alone; leave the loss out or raise alpha"
             )
         if self.teacher is not None and self.teacher.outputs is not None and self.distil.view_pool == 0:
             raise ValueError(
