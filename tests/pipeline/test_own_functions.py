@@ -10,9 +10,10 @@ import torch
 import attar
 from attar.data import DataError, load_data
 from attar.distil import find_loss
+from attar.names import function_named
 from attar.pipeline import evaluate_artifact
 from attar.prune.importance import find_importance, needs_gradients
-from attar.recipe import RecipeError, check_recipe, function_named
+from attar.recipe import RecipeError, check_recipe
 
 MODULE = """
 import numpy as np, torch
@@ -136,7 +137,7 @@ def test_a_loss_without_a_teacher_is_a_contradiction():
 def test_functions_by_name(mine: Path):
     assert find_loss("mine:loss", 7) is function_named("mine:loss")
     assert needs_gradients("mine:importance") and needs_gradients("taylor") and not needs_gradients("group_norm")
-    with pytest.raises(ValueError, match=r"mine has no function 'importanc'; did you mean 'importance'"):
+    with pytest.raises(ValueError, match=r"mine has no function 'importanc', did you mean 'importance'"):
         find_importance("mine:importanc")
     with pytest.raises(ValueError, match=r"'mine.loss' names no function: write package.module:function"):
         function_named("mine.loss")

@@ -9,7 +9,7 @@ import numpy as np
 from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress
 from attar.data.npz import from_arrays
-from attar.recipe import function_named
+from attar.names import function_named
 
 
 def load_function(

@@ -12,7 +12,7 @@ from attar.data.folder import load_folder
 from attar.data.function import load_function
 from attar.data.images import DataError, ImageData, Progress
 from attar.data.npz import load_npz
-from attar.recipe import names_function
+from attar.names import names_function
 
 _BY_NAME: dict[str, Callable[[Path | None, Progress | None], ImageData]] = {
     "fashion-mnist": load_fashion_mnist,

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from attar.recipe import function_named, names_function
-from attar.recipe.words import did_you_mean
+from attar.names import closest, function_named, names_function
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
@@ -58,9 +57,9 @@ def find_loss(name: str, classes: int) -> Loss:
     Raises ValueError where there is none, or where it gives no finite scalar that the student's logits can learn from.
     """
     if name not in LOSSES and not names_function(name):
-        hint = did_you_mean(name, LOSSES)
         raise ValueError(
-            f"there is no loss {name!r}; {hint}attar has {', '.join(LOSSES)}; package.module:function names your own"
+            f"there is no loss {name!r}{closest(name, LOSSES)}; attar has {', '.join(LOSSES)}; "
+            "package.module:function names your own"
         )
     loss = LOSSES[name] if name in LOSSES else function_named(name)
     student = torch.linspace(-1, 1, 2 * classes).view(2, classes).requires_grad_()

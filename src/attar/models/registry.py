@@ -1,6 +1,5 @@
 """Networks by name: attar's own, timm's, torchvision's, transformers' (hf), and any function that the user names."""
 
-import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from attar.models.plain import cnn5
 from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
 from attar.models.resnext import resnext29
-from attar.recipe import function_named
+from attar.names import closest, function_named
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
@@ -175,9 +174,3 @@ def rename(arguments: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     if len(renamed) != len(arguments):
         raise ValueError(f"an argument is given twice, in attar's word and the library's: {', '.join(arguments)}")
     return renamed
-
-
-def closest(word: str, known: Any) -> str:
-    """`, did you mean 'x'?` for the nearest known word, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {matches[0]!r}?" if matches else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from attar.models.registry import closest
+from attar.names import closest
 from attar.prune.cost import COUNTED, CostModel
 from attar.prune.ladder import Floor, Ladder, ladders
 from attar.prune.structure import Group, Kept, Structure

@@ -15,9 +15,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from attar.models.registry import closest
+from attar.names import closest, function_named, names_function
 from attar.prune.structure import Group, Member, Structure
-from attar.recipe import function_named, names_function
 
 WEIGHTED = ("conv", "linear", "batch_norm", "norm")
 """Operations whose weights tell what a unit is worth. Biases and running statistics never do."""

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import torch
 
-from attar.models.registry import closest
+from attar.names import closest
 from attar.prune.structure import Group, Kept, Structure
 
 Floor = int | float | str

@@ -1,7 +1,6 @@
 """The recipe: a TOML file that says everything a run does. Nothing here imports torch."""
 
 from attar.recipe.budget import Budget
-from attar.recipe.functions import function_named, names_function
 from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, recipe_text
 from attar.recipe.toml import recipe_toml
 from attar.recipe.types import Augment, Compute, Data, Distil, Export, Prune, Recipe, Student, Teacher, Training
@@ -22,9 +21,7 @@ __all__ = [
     "changed",
     "check_recipe",
     "difference",
-    "function_named",
     "load_recipe",
-    "names_function",
     "recipe_text",
     "recipe_toml",
 ]

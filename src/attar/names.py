@@ -1,7 +1,8 @@
-"""A user's own function by name, `package.module:function`: for networks, data, losses and importance."""
+"""Names: the closest known one, and a user's own functions as `package.module:function`. Below all rooms; imports no torch."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import sys
@@ -9,9 +10,13 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from attar.recipe.words import did_you_mean
-
 _NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<function>[A-Za-z_]\w*)")
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` for the nearest known word, or nothing."""
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""
 
 
 def names_function(name: str) -> bool:
@@ -38,12 +43,12 @@ def function_named(name: str, kinds: Iterable[str] = ()) -> Callable[..., Any]:
     try:
         module = import_module(match["module"])
     except ImportError as error:
-        hint = did_you_mean(match["module"], kinds)
+        hint = closest(match["module"], kinds)
         raise ValueError(
-            f"{name!r}: cannot import {match['module']!r} ({error}); {hint}is it on the Python path?"
+            f"{name!r}: cannot import {match['module']!r} ({error}){hint}; is it on the Python path?"
         ) from error
     function = getattr(module, match["function"], None)
     if not callable(function):
-        hint = did_you_mean(match["function"], [word for word in vars(module) if not word.startswith("_")])
-        raise ValueError(f"{match['module']} has no function {match['function']!r}; {hint}".rstrip("; "))
+        hint = closest(match["function"], [word for word in vars(module) if not word.startswith("_")])
+        raise ValueError(f"{match['module']} has no function {match['function']!r}{hint}")
     return function
