@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torchvision_ops import define_missing_operators
 
 from attar.models import build
 
 pytest.importorskip("transformers")
+define_missing_operators()
 
 SMALL = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 

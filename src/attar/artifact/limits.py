@@ -91,7 +91,8 @@ def check_permitted(spec: BuilderSpec | None, allow: Collection[str]) -> Builder
     if library not in LIBRARIES:
         raise ArtifactError(
             f"the file asks to run {spec.name!r}, which is code from elsewhere; nothing was run. "
-            f"If you trust it, pass allow=[{spec.name!r}], or your own function as builder="
+            f"If you trust it, allow it by name: --allow {spec.name}; in Python allow=[{spec.name!r}], or your own function "
+            "as builder="
         )
     if about := sorted(ABOUT_WEIGHTS & set(spec.arguments)):
         raise ArtifactError(f"the file asks {spec.name} to get weights from elsewhere ({', '.join(about)}); not done")

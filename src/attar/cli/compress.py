@@ -13,7 +13,12 @@ from attar.cli.app import app, carry_out, explained, limit
 
 @app.command()
 def compress(
-    teacher: Annotated[str, typer.Option(help="The teacher's builder: timm:NAME, torchvision:NAME, hf:NAME, ...")],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="The teacher's builder: timm:NAME, torchvision:NAME, hf:FOLDER, package.module:function, ..."
+        ),
+    ],
     weights: Annotated[Path, typer.Option(help="Its weights: safetensors, or a state dict saved by torch.")],
     data: Annotated[str, typer.Option(help="folder:PATH, npz:FILE, fashion-mnist, cifar10, ...")],
     out: Annotated[Path, typer.Option(help="The run folder; continued if it exists.")],
@@ -68,7 +73,8 @@ def compress(
             student_arguments=arguments(student_argument or []),
             epochs=epochs,
         )
-        recipe = changed(compress_recipe(wish, load_data(data, folder, size=size)), overrides or ())
+        found = load_data(data, folder, lambda text, done: print(text) if done is not None else None, size)
+        recipe = changed(compress_recipe(wish, found), overrides or ())
         print(recipe_toml(recipe))
         if not dry_run:
             carry_out(recipe, out)

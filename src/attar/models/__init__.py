@@ -1,5 +1,6 @@
-"""Networks by name: ResNets for small images, timm, torchvision, and the user's own functions."""
+"""Networks by name: small-image families of attar's own, timm, torchvision, transformers, and the user's functions."""
 
-from attar.models.registry import BuilderSpec, build, builders
+from attar.models.huggingface import configured
+from attar.models.registry import LIBRARIES, BuilderSpec, build, builders
 
-__all__ = ["BuilderSpec", "build", "builders"]
+__all__ = ["LIBRARIES", "BuilderSpec", "build", "builders", "configured"]

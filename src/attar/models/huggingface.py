@@ -1,11 +1,52 @@
 """Image classifiers of Hugging Face's transformers, made from a configuration; nothing is fetched."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 WORDS = {"classes": "num_labels", "in_channels": "num_channels"}
 """attar's words for what configurations call otherwise."""
+
+ABOUT_FILES = frozenset(
+    (
+        "architectures",
+        "auto_map",
+        "dtype",
+        "id2label",
+        "label2id",
+        "model_type",
+        "out_features",
+        "out_indices",
+        "stage_names",
+        "torch_dtype",
+        "transformers_version",
+        "_name_or_path",
+    )
+)
+"""What a saved configuration says of where it comes from, or what follows from the rest."""
+
+
+def configured(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """`hf:FOLDER`, of `save_pretrained`, as `hf:TYPE` and the arguments that its config.json spells out.
+
+    Other names are returned as they are; `arguments` go over what the file says. Raises ValueError if the folder has no
+    configuration of a model.
+    """
+    place = Path(name.removeprefix("hf:")).expanduser()
+    if not name.startswith("hf:") or not place.is_dir():
+        return name, dict(arguments)
+    file = place / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{name!r}: {file} is no configuration of a model ({error!r:.100})") from None
+    said = {key: value for key, value in config.items() if key not in ABOUT_FILES and value is not None}
+    given = {WORDS.get(key, key) for key in arguments}
+    return f"hf:{kind}", {**{key: value for key, value in said.items() if key not in given}, **arguments}
 
 
 def build_huggingface(transformers: Any, kind: str, arguments: dict[str, Any]) -> nn.Module:

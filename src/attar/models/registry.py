@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from attar.models.densenet import densenet_bc
-from attar.models.huggingface import build_huggingface
+from attar.models.huggingface import build_huggingface, configured
 from attar.models.plain import cnn5
 from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
@@ -28,7 +28,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnext29": resnext29,
     "wide_resnet": wide_resnet,
 }
-LIBRARIES = ("attar", "timm", "torchvision", "hf")
+LIBRARIES = {"attar": "attar", "timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
+"""What stands before the colon, and the package that it means."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class BuilderSpec:
     """How a network is made, as plain data that JSON can hold."""
 
     name: str
-    """`resnet20`, `timm:NAME`, `torchvision:NAME` or `package.module:function`."""
+    """`resnet20`, `timm:NAME`, `torchvision:NAME`, `hf:TYPE` or `package.module:function`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the builder: numbers, words, and lists of them."""
 
@@ -48,7 +49,7 @@ class BuilderSpec:
 
     @property
     def library(self) -> str:
-        """`attar`, `timm`, `torchvision`, or the user's package."""
+        """`attar`, `timm`, `torchvision`, `hf`, or the user's package."""
         return split_name(self.name)[0]
 
     def build(self) -> nn.Module:
@@ -80,8 +81,8 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
     """A freshly initialised network, in training mode; seed torch before for the same weights again.
 
     Args:
-        name: one of `builders()` (`attar:` before it is allowed), `timm:NAME`, `torchvision:NAME`, `hf:TYPE`, or
-            `package.module:function`, which imports and calls the user's own code.
+        name: one of `builders()` (`attar:` before it is allowed), `timm:NAME`, `torchvision:NAME`, `hf:TYPE` or
+            `hf:FOLDER` (with a config.json), or `package.module:function`, which imports and calls the user's own code.
         arguments: those of the builder. `classes` and `in_channels` are understood for timm, torchvision and hf too.
 
     Raises:
@@ -96,7 +97,8 @@ def build(name: str, /, **arguments: Any) -> nn.Module:
         return build_torchvision(local, arguments)
     if library == "hf":
         transformers = import_library("transformers", "pip install 'attar[hf]'")
-        return call(build_huggingface, f"hf:{local}", transformers, local, arguments)
+        name, arguments = configured(name, arguments)
+        return call(build_huggingface, name, transformers, name.removeprefix("hf:"), arguments)
     return call(function_named(name, LIBRARIES), name, **arguments)
 
 
@@ -109,7 +111,7 @@ def split_name(name: str) -> tuple[str, str]:
         return "attar", name
     if not library or not local:
         raise ValueError(
-            f"{name!r} names no network: write resnet20, timm:NAME, torchvision:NAME or package.module:function"
+            f"{name!r} names no network: write resnet20, timm:NAME, torchvision:NAME, hf:TYPE or package.module:function"
         )
     return library, local
 

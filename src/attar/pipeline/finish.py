@@ -41,8 +41,13 @@ def export(session: Session) -> None:
     )
     tensors, numbers = _held_out(session)
     calibration = session.data.images[session.some_samples(recipe.export.int8_images)]
-    allowed = [recipe.student.model]
-    views = add_views(session.folder.artifact, wanted_views(recipe.export), calibration, allowed, session.watcher.note)
+    views = add_views(
+        session.folder.artifact,
+        wanted_views(recipe.export),
+        calibration,
+        session.own_builder,
+        session.watcher.note,
+    )
     session.folder.finish("export", tensors, {"artifact": session.folder.artifact.name, "views": views, **numbers})
 
 
@@ -52,7 +57,7 @@ def _held_out(session: Session) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     if len(samples) == 0:
         return {}, {"held_out": None}
     labels = session.data.labels[samples]
-    model = artifact.load(session.folder.artifact, allow=[session.recipe.student.model])
+    model = artifact.load(session.folder.artifact, allow=session.own_builder)
     found = artifact.evaluate(model, session.data.images[samples], labels)
     return {"labels": labels.clone(), "predictions": found.predictions}, {
         "held_out": _accuracy(found.correct, found.images)
@@ -71,7 +76,7 @@ def report(session: Session) -> dict[str, Any]:
     content["predictions.json"] = json.dumps(predictions) + "\n"
     content["report.html"] = report_html(
         facts,
-        network=artifact.load(session.folder.artifact, allow=[session.recipe.student.model]),
+        network=artifact.load(session.folder.artifact, allow=session.own_builder),
         images=session.data.test_images,
         predictions=predictions,
         class_names=session.data.class_names,
@@ -83,7 +88,7 @@ def report(session: Session) -> dict[str, Any]:
 def gather(session: Session) -> dict[str, Any]:
     """Everything that the report says, as plain data."""
     folder, recipe = session.folder, session.recipe
-    model = artifact.load(folder.artifact, allow=[recipe.student.model])  # the user named it himself
+    model = artifact.load(folder.artifact, allow=session.own_builder)
     description = model.artifact
     assert isinstance(description, artifact.Description)
     test = _test(session, model)

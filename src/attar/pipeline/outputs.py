@@ -24,7 +24,7 @@ from attar.distil import (
 )
 from attar.distil.cache import Evaluate
 from attar.distil.store import BLOCK, file_bytes, megabytes
-from attar.models import BuilderSpec
+from attar.models import LIBRARIES, BuilderSpec
 from attar.pipeline.environment import package_version
 from attar.pipeline.session import Session
 from attar.recipe import RecipeError, Teacher
@@ -193,8 +193,8 @@ def _teacher_builder(session: Session, teacher: Teacher) -> dict[str, Any]:
 
 def _builder_facts(spec: BuilderSpec) -> dict[str, Any]:
     """Name, arguments, and the version of the code: of a library, or the digest of the user's own file."""
-    if spec.library in ("attar", "timm", "torchvision"):
-        version = package_version(spec.library)
+    if spec.library in LIBRARIES:
+        version = package_version(LIBRARIES[spec.library])
     else:
         file = getattr(import_module(spec.library), "__file__", None)  # a notebook has none
         version = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None

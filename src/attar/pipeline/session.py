@@ -11,7 +11,7 @@ import torch
 from attar.artifact.shape import shaped
 from attar.data import ImageData, Split, Views
 from attar.distil.ensemble import Ensemble
-from attar.models import BuilderSpec
+from attar.models import BuilderSpec, configured
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
@@ -66,6 +66,11 @@ class Session:
         """The builder of a teacher or student of this run."""
         return network_spec(network, self.data.image_shape[0], self.data.classes)
 
+    @property
+    def own_builder(self) -> list[str]:
+        """The student's builder, which the run's own artifact may call since the user named it himself."""
+        return [self.spec(self.recipe.student).name]
+
     def build(self, network: Network, number: int = 0) -> torch.nn.Module:
         """The freshly initialised network; the same weights for the same seed and number (of an ensemble's member)."""
         if isinstance(network, Teacher) and network.members:
@@ -93,4 +98,4 @@ def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:
     shape = {"in_channels": channels, "classes": classes}
     if ":" in network.model and not network.model.startswith(("attar:", "timm:", "torchvision:", "hf:")):
         shape = {}  # a function of the user's may call these anything
-    return BuilderSpec(network.model, {**shape, **network.arguments})
+    return BuilderSpec(*configured(network.model, {**shape, **network.arguments}))

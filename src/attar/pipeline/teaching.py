@@ -26,11 +26,25 @@ def teach(session: Session) -> None:
     if teacher.weights is not None:
         model = session.build(teacher)
         load_weights(model, Path(teacher.weights), "teacher.weights")
-        session.folder.finish("teach", model.state_dict(), {"images": 0, "held_out": session.held_out_accuracy(
-            session.machine.place(model))})  # fmt: skip
+        held_out = session.held_out_accuracy(session.machine.place(model))
+        _tell(session, held_out)
+        session.folder.finish("teach", model.state_dict(), {"images": 0, "held_out": held_out})
         return
     assert teacher.train is not None
     train_network(session, "teach", teacher, teacher.train, from_labels, after=None)
+
+
+def _tell(session: Session, held_out: float | None) -> None:
+    """How good the teacher is that the user brought; hours of imitating a bad one are lost."""
+    if held_out is None:
+        return
+    session.watcher.note(f"teach: the weights that you gave, held-out accuracy {held_out:.2%}")
+    if held_out < 2 / session.data.classes and session.data.classes > 2:
+        session.watcher.note(
+            f"the teacher hardly does better than guessing among {session.data.classes} classes: were its images "
+            "normalised otherwise (data.mean, data.std; --mean, --std), or its classes in another order than "
+            f"{', '.join(session.data.class_names[:3])}, ...?"
+        )
 
 
 def _teach_members(session: Session, teacher: Teacher) -> None:
