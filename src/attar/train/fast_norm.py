@@ -70,9 +70,7 @@ def _moments(rows: Tensor, fold: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
 def _scale_shift(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
     """Write rows * scale + shift into `out`, computed in the type of scale and rounded once; `out` may be `rows`."""
     zeros, ones, empty = _neutral(rows.shape[1], scale.dtype)
-    torch.ops.aten.native_batch_norm.out(
-        rows, scale, shift, zeros, ones, False, 0.0, 0.0, out=out, save_mean=empty, save_invstd=empty
-    )
+    torch.native_batch_norm(rows, scale, shift, zeros, ones, False, 0.0, 0.0, out=(out, empty, empty))
 
 
 class _FoldedNorm(torch.autograd.Function):
@@ -112,6 +110,7 @@ class _FoldedNorm(torch.autograd.Function):
             rows, x_rows, ones, long[2], ones, None, None, False, 0.0, [False, True, True]
         )
         dot, total = dot.view(fold, -1).sum(0), total.view(fold, -1).sum(0)
+        d_scale = dot * inverse
         weight_type, bias_type = ctx.parameter_types
         d_x = None
         if ctx.needs_input_grad[0]:
@@ -119,16 +118,15 @@ class _FoldedNorm(torch.autograd.Function):
             if ctx.batch:
                 # d_x = scale * (grad + slope * x + shift); the shift is that of the rounded slope, so that
                 # the mean of d_x is zero, as it must be
-                slope = (dot * inverse.square()).div_(-count).to(x.dtype)
-                shift = torch.addcmul(total / count, slope, mean).mul_(scale).neg_()
-                slopes, shifts = _unfolded(torch.stack((slope.to(scale.dtype), shift)), fold)
+                slope = (d_scale * inverse).div_(-count).to(x.dtype)
+                shift = torch.addcmul(total, slope, mean, value=count).mul_(scale).div_(-count)
                 out = _folded(d_x, fold)
-                torch.addcmul(rows, x_rows, slopes.to(x.dtype).view(1, -1, 1, 1), out=out)
-                _scale_shift(out, long[0], shifts, out)
+                torch.addcmul(rows, x_rows, _unfolded(slope.unsqueeze(0), fold).view(1, -1, 1, 1), out=out)
+                _scale_shift(out, long[0], _unfolded(shift.unsqueeze(0), fold)[0], out)
             else:
                 zeros, _, _ = _neutral(rows.shape[1], mean.dtype)
                 _scale_shift(rows, long[0], zeros, _folded(d_x, fold))
-        d_weight = (dot * inverse).to(weight_type) if ctx.needs_input_grad[1] else None
+        d_weight = d_scale.to(weight_type) if ctx.needs_input_grad[1] else None
         d_bias = total.to(bias_type) if ctx.needs_input_grad[2] else None
         return d_x, d_weight, d_bias, None, None, None, None
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from attar.recipe import Compute
+from attar.train.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Machine:
 
     @classmethod
     def choose(cls, compute: Compute) -> Machine:
-        """Resolve `auto` for this machine and set torch's number of threads.
+        """Resolve `auto` for this machine, set torch's number of threads, and let the process keep freed memory.
 
         Raises:
             ValueError: a device or precision was asked for that is not here.
@@ -36,6 +37,8 @@ class Machine:
             raise ValueError("compute.precision = 'bf16' is not supported on mps; use 'fp32' or 'auto'")
         precision = ("bf16" if native else "fp32") if compute.precision == "auto" else compute.precision
         torch.set_num_threads(compute.threads or _cores())
+        if kind == "cpu":
+            keep_freed_memory()
         return cls(device, precision, kind != "mps", torch.get_num_threads())
 
     def autocast(self) -> AbstractContextManager[Any]:
