@@ -1,10 +1,16 @@
 """Where a training image is cropped, mirrored and erased: the places drawn for each sample of an epoch."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from attar.data.philox import Stream, integer, uniform, words
-from attar.recipe import Augment
+
+if TYPE_CHECKING:
+    from attar.recipe import Augment  # a type alone: whoever loads an artifact needs no recipe
 
 _TRIES = 100
 

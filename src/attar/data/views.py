@@ -4,7 +4,10 @@ The same bits whatever the batch they come in, its order, the number of threads,
 teacher outputs computed once hold for every later use of the same view.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,7 +25,9 @@ from attar.data.augment import (
 )
 from attar.data.images import DataError
 from attar.data.philox import Stream, check_seed, sort_key, words
-from attar.recipe import Augment
+
+if TYPE_CHECKING:
+    from attar.recipe import Augment
 
 _TABLES_KEPT = 2
 _TABLE_ROWS = 32768  # so many that fit the cache, and few enough for torch to do each operation in one thread
