@@ -279,6 +279,34 @@ class HardCodedSizes(Net):
         return x.reshape(-1, 16, 4, 16).sin().reshape(-1, 16, 8, 8)
 
 
+class Attention(nn.Module):
+    """Sizes of heads computed from what comes in, which a cut makes wrong: heads get narrower than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, t: torch.Tensor, places: int) -> torch.Tensor:
+        n, tokens, c = t.shape
+        assert tokens == places
+        q, k, v = self.qkv(t).reshape(n, tokens, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        y = (q * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)
+        return self.out((F.dropout(y.softmax(-1), 0.1, self.training) @ v).transpose(1, 2).reshape(n, tokens, c))
+
+
+class HeadsFromInput(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = Attention(), Attention()
+        self.block = conv(16, 16)
+
+    def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        t = self.block(x).flatten(2).transpose(1, 2)
+        t = t + self.one(t, 64)
+        return (t + self.two(t, 64)).transpose(1, 2).unflatten(2, (8, 8))
+
+
 EXACT: list[Callable[[], nn.Module]] = [
     SharedWeights,
     ReusedModule,
@@ -306,6 +334,7 @@ EXACT: list[Callable[[], nn.Module]] = [
 MIXING: list[Callable[[], nn.Module]] = [
     EinsumAttention,
     HeadsByHand,
+    HeadsFromInput,
     FeaturesBeforeHeads,
     GroupNorm,
     TokenMixer,

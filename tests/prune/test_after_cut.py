@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from awkward_networks import HardCodedSizes, HeadsByHand, Net, SqueezeExcite, example
+from awkward_networks import HardCodedSizes, HeadsByHand, HeadsFromInput, Net, SqueezeExcite, example
 from torch import nn
 
 from attar.prune import Pruner
 
-NETWORKS = [SqueezeExcite, HeadsByHand, HardCodedSizes]
+NETWORKS = [SqueezeExcite, HeadsByHand, HardCodedSizes, HeadsFromInput]
 
 
 def cut(build: type[Net]) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, Net, example
+from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, HeadsFromInput, Net, example
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -110,6 +110,32 @@ def test_code_with_sizes_written_in_runs_as_its_graph() -> None:
         assert torch.equal(answers(loaded.train(mode), inputs), answers(model.train(mode), inputs))
 
 
+def test_only_the_modules_that_cannot_follow_run_their_graph() -> None:
+    torch.manual_seed(0)
+    model = HeadsFromInput()
+    inputs = example(model)
+    seen: list[str] = []
+    model.block.register_forward_hook(lambda module, inputs, output: seen.append("block"))
+    pruner = Pruner(model, inputs)
+    for seed in range(2):
+        assert pruner.cut(shares(pruner, seed)).proof < 1e-10
+    assert pruner.mode == "module" and pruner.parts == ("one", "two") and "shape" in pruner.why_graph
+    assert "forward" not in vars(model)
+    seen.clear()
+    assert model(torch.randn(5, 3, 8, 8)).shape == (5, 5) and seen == ["block"]
+    loaded = reshape(HeadsFromInput(), json.loads(json.dumps(describe(model, HeadsFromInput()))))
+    loaded.load_state_dict(model.state_dict())
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.head.bias.add_(1)
+    torch.testing.assert_close(answers(twin.eval(), inputs), answers(model.eval(), inputs) + 1)
+    for mode in (True, False):
+        torch.manual_seed(1)
+        expected = answers(model.train(mode), inputs)
+        torch.manual_seed(1)
+        assert torch.equal(answers(loaded.train(mode), inputs), expected)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -127,7 +153,7 @@ def test_described_graphs_name_nothing_but_operations(change: dict) -> None:
     pruner = Pruner(model, example(model))
     pruner.step({"params": int(pruner.cost().params * 0.7)})
     description = describe(model, HardCodedSizes())
-    nodes = description["graph"]["graphs"][0]["nodes"]
+    nodes = description["graphs"][""]["graphs"][0]["nodes"]
     next(node for node in nodes if node["op"] == "call_function").update(change)
     with pytest.raises(ValueError):
         reshape(HardCodedSizes(), description)

@@ -33,8 +33,10 @@ DARING = (1, 2, 0)
 also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
 multiples and parts of all these."""
 
+PART = len(DARING)
+"""The level after the most daring one: modules of the class run their part of the captured graph."""
 Levels = dict[str, int]
-"""Class of modules -> its place in `DARING`; absent classes are at the first."""
+"""Class of modules -> its place in `DARING`, or `PART`; absent classes are at the first."""
 
 
 def class_name(module: nn.Module) -> str:
@@ -51,7 +53,8 @@ def mended_attributes(
         original: plain attributes as captured; a number is matched against these, never against those of now.
     """
     daring = {
-        path: DARING[levels.get(class_name(module), 0)] for path, module in model.named_modules(remove_duplicate=False)
+        path: (*DARING, 0)[levels.get(class_name(module), 0)]
+        for path, module in model.named_modules(remove_duplicate=False)
     }
     changes: dict[str, dict[int, set[int]]] = {}
     holders = _holders(model, original)
@@ -80,12 +83,26 @@ def mended_attributes(
 
 
 def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
-    """The next way to mend the innermost class of a chain of modules that has one left; None if none has."""
+    """The next way to mend the innermost class of a chain of modules that has one left; None if none has.
+
+    The outermost module is the network: it is no part of itself.
+    """
     for module in reversed(chain):
-        name = class_name(module)
-        if not name.startswith("torch.nn.") and levels.get(name, 0) + 1 < len(DARING):
+        name, last = class_name(module), PART - (module is chain[0])
+        own = not name.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention)
+        if own and levels.get(name, 0) < last:
             return {**levels, name: levels.get(name, 0) + 1}
     return None
+
+
+def part_paths(model: nn.Module, levels: Levels) -> list[str]:
+    """The outermost modules of the classes that run their part of the captured graph."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        inside = any(path.startswith(outer + ".") for outer in found)
+        if path and not inside and levels.get(class_name(module), 0) == PART:
+            found.append(path)
+    return found
 
 
 @contextmanager

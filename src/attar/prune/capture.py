@@ -124,7 +124,7 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
-            return _graph(program)
+            return program_graph(program)
         except Exception as error:
             problems.append(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
@@ -149,7 +149,8 @@ def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any])
     return inspect.signature(forward).bind(*spec[0], **spec[1]).arguments
 
 
-def _graph(program: Any) -> Graph:
+def program_graph(program: Any) -> Graph:
+    """What attar needs of an exported program."""
     tensors, constants, inputs = {}, {}, []
     for spec in program.graph_signature.input_specs:
         name = getattr(spec.arg, "name", "")

@@ -12,20 +12,22 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.attributes import joined, mended_attributes
+from attar.prune.attributes import joined, mended_attributes, part_paths
 from attar.prune.capture import Example, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, choose_by_latency, measure_latency
+from attar.prune.parts import capture_parts
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
+from attar.prune.propagate import Walk
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept
-from attar.prune.surgery import Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
-from attar.prune.ways import Differs, Way, WayError, first_that_works
+from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
+from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
 from attar.recipe.budget import Budget
 
 
@@ -111,12 +113,18 @@ class Pruner:
         self._original_latency: dict[tuple[int, int], float] = {}
         self.way = Way()
         self.why_graph = ""
-        """Why the network's own code could not follow the last cut."""
+        """Why the network's own code could not follow a cut as it was."""
+        self._captured_parts: dict[str, list[Walk]] = {}
 
     @property
     def mode(self) -> str:
         """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
         return self.way.mode
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Paths of the modules that run their part of the captured graph, as their code cannot follow; the rest runs its own."""
+        return tuple(self._parts(self.way)) if self.mode == "module" else ()
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -153,7 +161,7 @@ class Pruner:
             return measure_latency(small, example, batch, threads)
 
         try:
-            return first_that_works(self.way, measured)[1]
+            return first_that_works(self.way, measured, self._parts)[1]
         except WayError as problem:
             raise ProofError(f"the cut network cannot be measured; {problem}") from None
 
@@ -300,13 +308,10 @@ class Pruner:
                 shapes[name][dim] = len(index)
         by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
         left = self.coupled.label_kept(masks)
-        attributes = layer_attributes(model, by_alias, self._attributes)
-        if way.mode == "graph":
-            ship(model, self.coupled.walks, left)
-        else:
-            mended = mended_attributes(self.coupled.walks, left, self._attributes, model, way.levels)
-            attributes = joined(mended, attributes)
-        change = relative(self._factors(self.masks, self.mode), self._factors(masks, way.mode))
+        mended = self._mended(left, way)
+        attributes = joined(mended, layer_attributes(model, by_alias, self._attributes))
+        change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
+        ship(model, {"": self.coupled.walks} if way.mode == "graph" else self._parts(way), left)
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, indices)
         set_attributes(model, attributes)
@@ -315,13 +320,29 @@ class Pruner:
             multiply_rows(tensors[name].data, factor)
         return scaled
 
-    def _factors(self, masks: Kept, mode: str) -> Factors:
-        """What the weights of a network cut to `masks` carry, by rows as captured; the graph says its scales itself."""
-        if mode == "graph":
+    def _mended(self, left: torch.Tensor, way: Way) -> Attributes:
+        """Numbers that the modules' own code reads, for the labels that are left; the graph needs none."""
+        if way.mode == "graph":
             return {}
-        coupled = self.coupled
+        return mended_attributes(self.coupled.walks, left, self._attributes, self.model, way.levels)
+
+    def _parts(self, way: Way) -> dict[str, list[Walk]]:
+        """The graphs of the modules that run their part of the captured one."""
+        paths = part_paths(self.model, way.levels)
+        new = [path for path in paths if path not in self._captured_parts]
+        if new:
+            coupled = self.coupled
+            found = capture_parts(self.model, self._attributes, coupled.captured, coupled.walks, new)
+            self._captured_parts |= {path: found.get(path, []) for path in new}
+        return {path: self._captured_parts[path] for path in paths if self._captured_parts[path]}
+
+    def _factors(self, masks: Kept, way: Way) -> Factors:
+        """What the weights of a network cut to `masks` carry, by rows as captured; a graph says its scales itself."""
+        if way.mode == "graph":
+            return {}
+        coupled, parts = self.coupled, frozenset(self._parts(way))
         left = coupled.label_kept(masks)
-        return width_factors(coupled.walks[0], left, self._attributes, coupled.captured.aliases)
+        return width_factors(coupled.walks[0], left, self._attributes, coupled.captured.aliases, parts)
 
     def _now(self, name: str, factor: torch.Tensor, masks: Kept) -> torch.Tensor:
         """Of a figure for each row as captured, those of the rows that are left."""
@@ -330,18 +351,26 @@ class Pruner:
     def _prove(self, indices: Indices, masks: Kept) -> tuple[float, Way]:
         """(relative error, who runs the cut network)."""
         with double_precision():
-            proof = Proof(self.model, self.coupled, self.masks, masks, self._factors(self.masks, self.mode))
+            proof = Proof(self.model, self.coupled, self.masks, masks, self._factors(self.masks, self.way))
+        left = self.coupled.label_kept(masks)
+        tried: list[Any] = []
 
-            def proved(way: Way) -> float:
+        def proved(way: Way) -> float:
+            does = (way.mode, self._mended(left, way), list(self._parts(way)))
+            if does in tried:
+                raise Again
+            tried.append(does)
+            with double_precision():
                 small = copy.deepcopy(proof.twin)
                 self._apply(small, indices, masks, way)
                 error = proof.error(small)
-                if not error <= TOLERANCE:
-                    raise Differs(f"differs from the masked network by {error:.2e} (relative)")
-                return error
+            if not error <= TOLERANCE:
+                raise Differs(f"differs from the masked network by {error:.2e} (relative)")
+            return error
 
-            try:
-                way, error, self.why_graph = first_that_works(self.way, proved)
-            except WayError as problem:
-                raise ProofError(f"the cut was not done, as it could not be proved; {problem}") from None
+        try:
+            way, error, why = first_that_works(self.way, proved, self._parts)
+        except WayError as problem:
+            raise ProofError(f"the cut was not done, as it could not be proved; {problem}") from None
+        self.why_graph = why or self.why_graph
         return error, way

@@ -307,6 +307,11 @@ def operation_name(target: Any) -> str:
     return name.rstrip("_") if library == "aten" else schema.name
 
 
+def modules_around(node: torch.fx.Node) -> list[str]:
+    """Paths of the modules whose code calls this operation, from the outside in."""
+    return [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
 def place(node: torch.fx.Node) -> str:
     """`conv2d in layer1.0.conv1`: an operation and the module whose code calls it."""
     stack = node.meta.get("nn_module_stack") or {}
@@ -319,6 +324,12 @@ def described(fake: torch.Tensor) -> tuple[tuple[int, ...], frozenset[int]]:
     """Sizes as numbers, and which of them are free."""
     free = frozenset(d for d, s in enumerate(fake.shape) if isinstance(s, torch.SymInt) and not s.node.is_constant())
     return tuple(hint(size) for size in fake.shape), free
+
+
+def hints(fake: Any) -> list[tuple[int, ...]]:
+    """Sizes, as the example has them, of all tensors that an operation gives."""
+    results = fake if isinstance(fake, list | tuple) else [fake]
+    return [tuple(hint(size) for size in f.shape) for f in results if isinstance(f, torch.Tensor)]
 
 
 def number(fake: Any) -> Any:

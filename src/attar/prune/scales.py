@@ -14,7 +14,7 @@ import torch
 
 from attar.prune.labels import Value
 from attar.prune.movement import MOVES
-from attar.prune.propagate import SAME, Walk
+from attar.prune.propagate import SAME, Walk, modules_around
 from attar.prune.surgery import Attributes
 
 Factors = dict[str, torch.Tensor]
@@ -24,11 +24,19 @@ THROUGH = MOVES | SAME | {"getitem"}
 MAKERS = frozenset({"linear", "conv1d", "conv2d", "layer_norm", "rms_norm"})
 
 
-def width_factors(walk: Walk, left: torch.Tensor, original: Attributes, aliases: dict[str, str]) -> Factors:
-    """Factors on weights under which the module's own code, after the cut to `left`, scales attention as before it."""
+def width_factors(
+    walk: Walk, left: torch.Tensor, original: Attributes, aliases: dict[str, str], parts: frozenset[str] = frozenset()
+) -> Factors:
+    """Factors on weights under which the module's own code, after the cut to `left`, scales attention as before it.
+
+    Args:
+        parts: paths of modules that run their captured graph, which says its scales itself.
+    """
     factors: Factors = {}
     for node, call in walk.calls.items():
         ratio = 1.0
+        if parts and parts.intersection(modules_around(node)):
+            continue
         if call.name == "scaled_dot_product_attention" and call.kwargs.get("scale") is None:
             ratio = _ratio(call.args[0], left)
         elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float):

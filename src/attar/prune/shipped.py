@@ -18,30 +18,52 @@ CONSTANT = "attar_constant_"
 """Prefix of the buffers that hold what the network's code made when it was captured."""
 
 
-def ship(model: nn.Module, walks: list[Walk], left: torch.Tensor) -> None:
-    """Make `model` run the rewritten graphs, in eval and train mode, with its own parameters and buffers.
+def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor) -> None:
+    """Make modules of `model` run the rewritten graphs, in eval and train mode, with their own parameters and buffers.
 
-    The module object, its parameters, names and hooks on itself stay; hooks on its parts no longer run.
+    All other modules run their own code.
 
-    Raises:
-        RewriteError: a size in the graph cannot be written anew.
-    """
-    runs = [_Run(_own_tensors(walk, left), *_specs(walk)) for walk in walks]
-    for walk in walks:
-        for name, tensor in walk.graph.constants.items():
-            _register(model, CONSTANT + name, tensor.detach().clone())
-    model.forward = _bound(model, runs)
+    The module objects, their parameters, names and hooks on themselves stay; hooks on what is in them no longer run.
 
-
-def shipped(model: nn.Module) -> dict[str, Any] | None:
-    """What a network made by `ship` runs, as plain JSON; None for any other.
+    Args:
+        graphs: module path -> its graphs, in eval and train mode; the whole network's path is empty.
 
     Raises:
-        ValueError: its graph holds something that cannot be written down.
+        RewriteError: a size in a graph cannot be written anew; nothing was changed.
     """
-    runs = getattr(getattr(vars(model).get("forward"), "__func__", None), "runs", None)
-    if runs is None:
-        return None
+    runs = {path: [_Run(_own_tensors(walk, left), *_specs(walk)) for walk in walks] for path, walks in graphs.items()}
+    unship(model)
+    for path, walks in graphs.items():
+        module = model.get_submodule(path)
+        for walk in walks:
+            for name, tensor in walk.graph.constants.items():
+                _register(module, CONSTANT + name, tensor.detach().clone())
+        module.forward = _bound(module, runs[path])
+
+
+def unship(model: nn.Module) -> None:
+    """Let all modules run their own code again."""
+    for module in model.modules():
+        if _runs(module):
+            del module.forward
+            for name in [n for n, _ in module.named_buffers(recurse=False) if n.startswith(CONSTANT)]:
+                delattr(module, name)
+
+
+def shipped(model: nn.Module) -> dict[str, Any]:
+    """What modules made by `ship` run, as plain JSON by their paths; empty for any other network.
+
+    Raises:
+        ValueError: a graph holds something that cannot be written down.
+    """
+    return {path: _written(module) for path, module in model.named_modules() if _runs(module)}
+
+
+def _runs(module: nn.Module) -> list[_Run]:
+    return getattr(getattr(vars(module).get("forward"), "__func__", None), "runs", [])
+
+
+def _written(module: nn.Module) -> dict[str, Any]:
     return {
         "graphs": [
             {
@@ -49,33 +71,37 @@ def shipped(model: nn.Module) -> dict[str, Any] | None:
                 "inputs": treespec_dumps(run.inputs),
                 "outputs": treespec_dumps(run.outputs),
             }
-            for run in runs
+            for run in _runs(module)
         ],
         "constants": {
             name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
-            for name, tensor in model.named_buffers(recurse=False)
+            for name, tensor in module.named_buffers(recurse=False)
             if name.startswith(CONSTANT)
         },
     }
 
 
 def ship_written(model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Make `model` run graphs that `shipped` wrote down; the constants' values are to be loaded with the weights.
+    """Make modules run graphs that `shipped` wrote down; the constants' values are to be loaded with the weights.
 
     Raises:
         ValueError: the description is malformed, or names something that is not an operation of torch.
     """
     try:
-        graphs, constants = description["graphs"], description["constants"]
-        runs = [_Run(read_graph(g["nodes"]), treespec_loads(g["inputs"]), treespec_loads(g["outputs"])) for g in graphs]
-        for name, form in constants.items():
-            dtype = getattr(torch, form["dtype"])
-            if not name.startswith(CONSTANT) or not name.isidentifier() or not isinstance(dtype, torch.dtype):
-                raise ValueError(f"{name!r} is no constant of a graph")
-            _register(model, name, torch.zeros([int(size) for size in form["shape"]], dtype=dtype))
+        for path, part in description.items():
+            module = model.get_submodule(path)
+            runs = [
+                _Run(read_graph(g["nodes"]), treespec_loads(g["inputs"]), treespec_loads(g["outputs"]))
+                for g in part["graphs"]
+            ]
+            for name, form in part["constants"].items():
+                dtype = getattr(torch, form["dtype"])
+                if not name.startswith(CONSTANT) or not name.isidentifier() or not isinstance(dtype, torch.dtype):
+                    raise ValueError(f"{name!r} is no constant of a graph")
+                _register(module, name, torch.zeros([int(size) for size in form["shape"]], dtype=dtype))
+            module.forward = _bound(module, runs)
     except (KeyError, TypeError, AttributeError, NotImplementedError) as problem:
         raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
-    model.forward = _bound(model, runs)
 
 
 class _Run:
@@ -113,7 +139,8 @@ def _specs(walk: Walk) -> tuple[Any, Any]:
 def _register(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
     if not hasattr(model, name):
         reference = next((parameter for parameter in model.parameters()), tensor)
-        model.register_buffer(name, tensor.to(reference.device))
+        double = reference.dtype == torch.float64 and tensor.is_floating_point()
+        model.register_buffer(name, tensor.to(reference.device, torch.float64 if double else tensor.dtype))
 
 
 def _own_tensors(walk: Walk, left: torch.Tensor) -> torch.fx.Graph:

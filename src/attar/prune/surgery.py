@@ -118,7 +118,7 @@ def _layer(
 
 def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
     """How `module` differs from the network it was cut from, as plain JSON: `tensors` (name -> shape), `attributes`,
-    and `graph` where the network runs its captured graph (see `Pruner.mode`).
+    and `graphs` (module path -> graph) of modules that run their captured graph (see `Pruner.mode` and `Pruner.parts`).
 
     Args:
         module: the network after the cut.
@@ -136,8 +136,8 @@ def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
         }
         if changed:
             attributes[path] = changed
-    graph = shipped(module)
-    return {"tensors": tensors, "attributes": attributes, **({} if graph is None else {"graph": graph})}
+    graphs = shipped(module)
+    return {"tensors": tensors, "attributes": attributes, **({"graphs": graphs} if graphs else {})}
 
 
 def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
@@ -147,14 +147,14 @@ def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
         ValueError: the description names a tensor, module or attribute that the model lacks, or a value that does not fit it.
     """
     tensors, attributes = named_tensors(model), dict(description.get("attributes", {}))
-    if unknown := set(description) - {"tensors", "attributes", "graph"}:
+    if unknown := set(description) - {"tensors", "attributes", "graphs"}:
         raise ValueError(f"the description of shapes has the unknown part {sorted(unknown)[0]!r}")
     for name, shape in description.get("tensors", {}).items():
         _check_shape(name, shape, tensors)
     for path, values in attributes.items():
         _check_attributes(model, path, values)
-    if "graph" in description:
-        ship_written(model, description["graph"])
+    if "graphs" in description:
+        ship_written(model, description["graphs"])
     for name, shape in description.get("tensors", {}).items():
         tensor = tensors[name]
         tensor.data = tensor.data[tuple(slice(0, size) for size in shape)].clone()

@@ -1,4 +1,5 @@
-"""Ways to run a cut network: its own code with its numbers mended, ever more daringly where it stops; at last the graph."""
+"""Ways to run a cut network: its own code with its numbers mended, ever more daringly where it stops; then parts of it by
+their captured graph; at last the whole graph."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 from attar.prune.attributes import Levels, bolder, calls_noted
 
-ATTEMPTS = 16
-"""Most ways of mending numbers that are tried before the graph takes over."""
+ATTEMPTS = 32
+"""Most ways of mending numbers that are tried before it is given up."""
 
 Result = TypeVar("Result")
 
@@ -22,9 +24,9 @@ class Way:
     """Who runs a cut network."""
 
     mode: str = "module"
-    """`module`: its own code; `graph`: the captured graph."""
+    """`module`: its own code, apart from the parts that `levels` names; `graph`: the captured graph."""
     levels: Levels = field(default_factory=dict)
-    """How daringly the numbers of each class of modules are mended."""
+    """How daringly the numbers of each class of modules are mended, and which classes run their part of the graph."""
 
     def encoded(self) -> torch.Tensor:
         """uint8 (bytes,): JSON, to stand among the tensors of a state."""
@@ -44,25 +46,35 @@ class Differs(RuntimeError):
     """A cut network answered, but not what it should."""
 
 
-def first_that_works(start: Way, attempt: Callable[[Way], Result]) -> tuple[Way, Result, str]:
+class Again(RuntimeError):
+    """This way would do the same as one that was tried."""
+
+
+def first_that_works(
+    start: Way, attempt: Callable[[Way], Result], prepare: Callable[[Way], object]
+) -> tuple[Way, Result, str]:
     """Try ways from `start` on until `attempt` raises nothing; returns the way, its result and why earlier ones failed.
+
+    `prepare` comes before each attempt; the modules that it runs are not noted.
 
     Raises:
         WayError: all of them raise.
     """
-    way: Way | None = start
+    way = start
     problems: list[str] = []
+    chain: list[nn.Module] = []
     for _ in range(ATTEMPTS):
-        assert way is not None
+        prepare(way)
         try:
-            with calls_noted() as chain:
-                return way, attempt(way), "; ".join(problems)
+            with calls_noted() as running:
+                return way, attempt(way), "; ".join(dict.fromkeys(problems))
+        except Again:
+            pass
         except Exception as problem:
             problems.append(f"{way.mode}: {type(problem).__name__}: {problem}")
-            if way.mode == "graph":
-                break
-            levels = None if isinstance(problem, Differs) else bolder(way.levels, list(chain))
-            in_vain = len(problems) > 3 and len(set(problems[-4:])) == 1
-            last = levels is None or in_vain or len(problems) == ATTEMPTS - 1
-            way = Way("graph", way.levels) if last else Way("module", levels)  # type: ignore[arg-type]
+            chain = [] if isinstance(problem, Differs) else list(running)
+        if way.mode == "graph":
+            break
+        levels = bolder(way.levels, chain)
+        way = Way("graph", way.levels) if levels is None else Way("module", levels)
     raise WayError("; ".join(dict.fromkeys(problems)))
