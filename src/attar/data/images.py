@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ class ImageData:
 
     images, test_images: uint8 (N, C, H, W); labels, test_labels: int64 (N,), each in 0 .. len(class_names)-1.
     fingerprint: sha256 (hex) of the content. source: where it was found.
+    store: the file that `images` are mapped from, as its first bytes; None where they are in memory.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ImageData:
     class_names: tuple[str, ...]
     fingerprint: str
     source: str
+    store: Path | None = None
 
     @property
     def classes(self) -> int:

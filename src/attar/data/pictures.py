@@ -1,6 +1,7 @@
 """Picture files: their size at a glance, and their pixels at the size that is wanted."""
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from attar.data.images import DataError
 SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
 _GREY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B"))
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
+
+Source = Path | BytesIO
+"""A picture file on disk, or in memory."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,11 @@ def pillow() -> Any:
     return Image
 
 
-def read_header(path: Path) -> Header:
+def read_header(source: Source) -> Header:
     """Raises BadPictureError."""
     image_module = pillow()
     try:
-        with image_module.open(path) as picture:
+        with image_module.open(source) as picture:
             width, height = picture.size
             exif = image_module.Image.getexif(picture)  # the PNG reader's own method decodes everything
             if exif.get(_ORIENTATION, 1) >= 5:
@@ -50,7 +54,7 @@ def read_header(path: Path) -> Header:
         raise BadPictureError(_reason(error)) from error
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
+def read_picture(source: Source, shape: tuple[int, int, int]) -> Array:
     """A picture file as uint8 (C, H, W): grey for C = 1, RGB for C = 3.
 
     Turned upright, scaled (bicubic, antialiased) to cover H x W, and cut in the middle. Raises BadPictureError.
@@ -60,7 +64,7 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
     from PIL import ImageOps
 
     try:
-        with image_module.open(path) as opened:
+        with image_module.open(source) as opened:
             opened.draft(None, (2 * max(height, width),) * 2)  # a JPEG much larger than needed is decoded smaller
             picture = ImageOps.exif_transpose(opened)
             if picture.mode.startswith("I"):  # 16 bits
@@ -74,5 +78,5 @@ def read_picture(path: Path, shape: tuple[int, int, int]) -> Array:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).partition(" '")[0]  # Pillow repeats the path
+    text = str(error).partition(" '")[0].partition(" <")[0]  # Pillow repeats the path, or names the object
     return text or type(error).__name__

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,16 @@ from torch import Tensor
 from attar.data.cache import paced
 from attar.data.convert import Array
 from attar.data.images import DataError, Progress
-from attar.data.pictures import BadPictureError, read_picture
+from attar.data.pictures import BadPictureError, Source, read_picture
 
-_PIXELS, _STATE = "images.u8", "state.json"
+PIXELS, _STATE = "images.u8", "state.json"
 _PIECE = 256
 _SAVE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images`, mapped, are those of the files that are not in `bad` (index -> reason), in order."""
+    """`images`, mapped, are those of the pictures that are not in `bad` (index -> reason), in order."""
 
     images: Tensor
     bad: dict[int, str]
@@ -41,37 +41,44 @@ def write_json(path: Path, value: Any) -> None:
     part.replace(path)
 
 
-def decode(files: Sequence[Path], shape: tuple[int, int, int], folder: Path, progress: Progress | None) -> Decoded:
-    """Decodes the files, or what is left of them, into the store of this folder.
+def decode(
+    count: int,
+    open_some: Callable[[int, int], Sequence[Source]],
+    shape: tuple[int, int, int],
+    folder: Path,
+    progress: Progress | None,
+) -> Decoded:
+    """Decodes `count` pictures, or what is left of them, into the store of this folder.
 
+    open_some: gives the pictures from the first index up to, without, the second; asked in order.
     Raises DataError if the disk is too small.
     """
     row = shape[0] * shape[1] * shape[2]
     state = _state(folder)
     done, bad = state["done"], {int(index): reason for index, reason in state["bad"].items()}
-    _check_room(folder, (len(files) - done) * row)
-    pixels = folder / _PIXELS
+    _check_room(folder, (count - done) * row)
+    pixels = folder / PIXELS
     pixels.touch()
     pace = paced(progress)
     with pixels.open("rb+") as store, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         store.truncate((done - len(bad)) * row)  # what was written after the last saved state
         store.seek(0, os.SEEK_END)
         saved = time.monotonic()
-        while done < len(files):
-            piece = files[done : done + _PIECE]
-            for index, result in enumerate(pool.map(lambda path: _decode(path, shape), piece), start=done):
+        while done < count:
+            piece = open_some(done, min(done + _PIECE, count))
+            for index, result in enumerate(pool.map(lambda source: _decode(source, shape), piece), start=done):
                 if isinstance(result, str):
                     bad[index] = result
                 else:
                     _write(store, result, folder)
             done += len(piece)
-            pace(f"decoding images: {done} of {len(files)}, {len(bad)} bad", done / len(files))
-            if time.monotonic() - saved >= _SAVE_SECONDS or done == len(files):
+            pace(f"decoding images: {done} of {count}, {len(bad)} bad", done / count)
+            if time.monotonic() - saved >= _SAVE_SECONDS or done == count:
                 store.flush()
                 os.fsync(store.fileno())
                 write_json(folder / _STATE, {"done": done, "bad": bad})
                 saved = time.monotonic()
-    return Decoded(map_images(folder, len(files) - len(bad), shape), bad)
+    return Decoded(map_images(folder, count - len(bad), shape), bad)
 
 
 def map_images(folder: Path, count: int, shape: tuple[int, int, int]) -> Tensor:
@@ -79,7 +86,7 @@ def map_images(folder: Path, count: int, shape: tuple[int, int, int]) -> Tensor:
 
     Raises DataError if the store is not of this size.
     """
-    path = folder / _PIXELS
+    path = folder / PIXELS
     size = count * shape[0] * shape[1] * shape[2]
     if not path.exists() or path.stat().st_size != size:
         raise DataError(f"the store {path} is not {size} bytes; remove its folder, and it is made again")
@@ -93,9 +100,9 @@ def _state(folder: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else {"done": 0, "bad": {}}
 
 
-def _decode(path: Path, shape: tuple[int, int, int]) -> Array | str:
+def _decode(source: Source, shape: tuple[int, int, int]) -> Array | str:
     try:
-        return read_picture(path, shape)
+        return read_picture(source, shape)
     except BadPictureError as error:
         return str(error)
 
