@@ -48,6 +48,8 @@ def data_of(
         raise ValueError(
             f"{path} has no report.json that says what data it was made for; name it with --data"
         ) from None
-    if runs_code(source):  # the artifact may be a stranger's
+    if source.startswith("hf:"):  # the artifact may be a stranger's, and the name one that is fetched
+        raise ValueError(f"{path} was made for {source}; to open that data set, say --data {source}")
+    if runs_code(source):
         raise ValueError(f"{path} was made for data of the function {source}; to run that code, say --data {source}")
     return load_data(source, folder or place, progress, size)

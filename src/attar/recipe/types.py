@@ -25,15 +25,15 @@ class Table(BaseModel):
 
 class Data(Table):
     source: str
-    """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE`, `folder:PATH`, or `package.module:function`: a function
-    of your own that returns arrays or data sets."""
+    """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE`, `folder:PATH`, `hf:NAME_OR_PATH` (Hugging Face's
+    `datasets`), or `package.module:function`: a function of your own that returns arrays or data sets."""
     folder: str | None = None
     """Where the data's files are; looked at first. Without it: cache, system folder, download. A function of your own
     gets it as its argument."""
     held_out: Annotated[int, Field(ge=0)] = 5000
     """Training images kept out for every choice (stratified). 0 trains on all of them: only for a frozen recipe."""
     size: Annotated[int, Field(ge=1)] | None = None
-    """Pixels on each side of a `folder:`'s pictures; without it, from the pictures."""
+    """Pixels on each side of the pictures of `folder:` and `hf:`; without it, from the pictures."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     mean: tuple[float, ...] | None = None
     """What images are normalised by, in 0..1, for each channel: that of the teacher's own training, where it brings
