@@ -3,6 +3,7 @@
 from attar.data.dataset import from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data, runs_code
+from attar.data.shards import Shards
 from attar.data.split import Split, split
 from attar.data.views import Views, random_order
 
@@ -11,6 +12,7 @@ __all__ = [
     "DataError",
     "ImageData",
     "Progress",
+    "Shards",
     "Split",
     "Views",
     "from_dataset",

@@ -25,6 +25,7 @@ from attar.data.augment import (
 )
 from attar.data.images import DataError
 from attar.data.philox import Stream, check_seed, sort_key, words
+from attar.data.shards import Shards
 
 if TYPE_CHECKING:
     from attar.recipe import Augment
@@ -36,13 +37,15 @@ _TABLE_ROWS = 32768  # so many that fit the cache, and few enough for torch to d
 class Views:
     """Batches of views of `images` (uint8 (N, C, H, W)), whole on `device`; sample ids are indices into `images`.
 
+    Images that do not fit into memory come as `Shards`: the views are the same, an epoch's order follows the shards.
+
     mean, std: of each channel, for pixels in 0..1 (see `pixel_statistics`).
     order_seed: of the order in which an epoch takes the samples; the views' own seed unless given.
     """
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Shards,
         labels: Tensor,
         augment: Augment,
         seed: int,
@@ -57,7 +60,7 @@ class Views:
             raise DataError(f"views need uint8 images and as many labels, not {images.dtype}, {len(labels)} labels")
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
             raise DataError(f"mean and std must have a value for each of {channels} channels, std > 0: {mean}, {std}")
-        self.images = images.to(device)
+        self.images = images if isinstance(images, Shards) else images.to(device)
         self.labels = labels.to(device)
         self.augment = augment
         self.seed = seed
@@ -73,7 +76,10 @@ class Views:
 
     def order(self, epoch: int, samples: Tensor) -> Tensor:
         """The sample ids (int64, on the CPU) in the order of this epoch, whatever order they are given in."""
-        return random_order(self.order_seed, epoch, samples)
+        shuffled = random_order(self.order_seed, epoch, samples)
+        if not isinstance(self.images, Shards):
+            return shuffled
+        return self.images.order(shuffled, random_order(self.order_seed, epoch, self.images.shards_of(samples.cpu())))
 
     def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attar.artifact.shape import shaped
-from attar.data import ImageData, Split, Views
+from attar.data import ImageData, Shards, Split, Views
 from attar.distil.ensemble import Ensemble
 from attar.models import BuilderSpec, configured
 from attar.pipeline.folder import RunFolder
@@ -40,14 +40,17 @@ class Session:
     @cached_property
     def views(self) -> Views:
         """Views of the training images."""
-        return self._views_of(self.data.images, self.data.labels)
+        data, memory = self.data, self.recipe.data.in_memory << 20
+        if data.store is None or data.images.nbytes <= memory:
+            return self._views_of(data.images, data.labels)
+        return self._views_of(Shards(data.store, data.images.shape, memory, self.machine.device), data.labels)
 
     @cached_property
     def test_views(self) -> Views:
         """The test images, for the one reading at the end."""
         return self._views_of(self.data.test_images, self.data.test_labels)
 
-    def _views_of(self, images: torch.Tensor, labels: torch.Tensor) -> Views:
+    def _views_of(self, images: torch.Tensor | Shards, labels: torch.Tensor) -> Views:
         recipe, device = self.recipe, self.machine.device
         return Views(images, labels, recipe.augment, recipe.view_seed, device, self.mean, self.std, recipe.seed)
 

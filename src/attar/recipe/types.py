@@ -34,6 +34,9 @@ class Data(Table):
     """Training images kept out for every choice (stratified). 0 trains on all of them: only for a frozen recipe."""
     size: Annotated[int, Field(ge=1)] | None = None
     """Pixels on each side of the pictures of `folder:` and `hf:`; without it, from the pictures."""
+    in_memory: Annotated[int, Field(ge=1)] = 4096
+    """Megabytes (2^20) of images that are held in memory. A `folder:` or `hf:` data set with more training images is read
+    from its store on disk by shards, and an epoch's order follows them: other bits, the same views."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     mean: tuple[float, ...] | None = None
     """What images are normalised by, in 0..1, for each channel: that of the teacher's own training, where it brings

@@ -14,6 +14,7 @@ from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
 from attar.train.state import TrainState
+from attar.train.strided import safe_strided_convolutions
 
 EXPLODED = 100.0
 """A loss this many times the first one (or 1, if that is larger) counts as an explosion."""
@@ -81,7 +82,7 @@ def fit(
         Diverged: the loss is NaN, infinite, or a hundred times the first one.
     """
     state.begin(training)
-    with fast_batch_norm(state.model):
+    with fast_batch_norm(state.model), safe_strided_convolutions(state.model):
         _steps(state, objective, views, samples, training, view_pool, on_step, on_epoch)
 
 
