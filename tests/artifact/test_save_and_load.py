@@ -30,7 +30,7 @@ def test_what_is_loaded_is_what_was_saved(artifact):
     params = sum(p.numel() for p in model.parameters())
     assert description.counts["params"] == params
     assert description.counts["macs"] == attar.summary(model, (1, 8, 8)).macs
-    assert description.counts["file_bytes"] == (artifact / "model.safetensors").stat().st_size
+    assert description.counts["bytes"] == (artifact / "model.safetensors").stat().st_size
     x = (images().float() - 255 * 0.3) * (1 / (255 * 0.4))
     with torch.no_grad():
         assert torch.equal(loaded(description.input.normalise(images())), model(x))

@@ -71,7 +71,8 @@ class Description:
     budget: Mapping[str, float] = field(default_factory=dict)
     """Absolute limits that hold, of `params`, `macs`, `bytes`, `latency`."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """What was counted on the saved weights: `params`, `macs` of one sample, `bytes` of tensors, `file_bytes`."""
+    """What was counted on the saved weights: `params`, `macs` of one sample, `bytes` of the file. (Before attar 0.2 `bytes`
+    were those of the tensors alone, beside `file_bytes`.)"""
     versions: Mapping[str, str] = field(default_factory=dict)
     """What it was saved with: attar, torch."""
 

@@ -55,15 +55,14 @@ def count_macs(model: nn.Module, example: torch.Tensor) -> int:
 
 
 def count(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:
-    """What the network costs, counted on the network as loaded: parameters, MACs of one sample, bytes."""
+    """What the network costs, counted on the network as loaded: parameters, MACs of one sample, bytes of the file."""
     tensors = own_tensors(model)
     weight = next((t for t in tensors.values() if t.is_floating_point()), torch.zeros(()))
     example = torch.zeros(1, *description.input.size, dtype=weight.dtype, device=weight.device)
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": count_macs(model, example),
-        "bytes": sum(tensor.nbytes for tensor in tensors.values()),
-        "file_bytes": file_bytes,
+        "bytes": file_bytes,
     }
 
 

@@ -149,11 +149,10 @@ def none_unlisted(folder: Path, files: dict[str, Entry]) -> None:
 
 def recount(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:
     """Counts made now; they must be those recorded."""
-    counts = count(model, description, file_bytes)
+    counts, recorded = count(model, description, file_bytes), dict(description.counts)
+    recorded["bytes"] = recorded.pop("file_bytes", recorded.get("bytes", 0))  # as attar once called them
     wrong = [
-        f"{n:,} {kind}, recorded {description.counts.get(kind):,}"
-        for kind, n in counts.items()
-        if n != description.counts.get(kind)
+        f"{n:,} {kind}, recorded {recorded.get(kind, 0):,}" for kind, n in counts.items() if n != recorded.get(kind)
     ]
     if wrong:
         raise ArtifactError("; ".join(wrong))

@@ -138,7 +138,7 @@ def plan(
     model: Annotated[str, typer.Argument(help="A builder, as for summary.")],
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 50%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
-    bytes: Annotated[str | None, typer.Option(help="Most bytes of the weights; likewise.")] = None,
+    bytes: Annotated[str | None, typer.Option(help="Most bytes of the file of weights; likewise.")] = None,
     widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 16,32,64.")] = None,
     input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
     classes: Annotated[int, typer.Option(help="Classes.")] = 10,

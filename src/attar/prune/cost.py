@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from attar.prune.saved import SavedFile
 from attar.prune.structure import Axis, Kept, Structure, Term
 
 COUNTED = ("params", "macs", "bytes")
@@ -47,6 +48,7 @@ class CostModel:
         self._scales = np.array(scales)
         self._products = np.array(padded, dtype=np.int64).reshape(len(products), depth)
         self._compile_pairs()
+        self._compile_file(terms["bytes"])
 
     def _classify(self, axes: Sequence[Axis]) -> None:
         """Give every unit its class: units with equal counts on every axis of the network."""
@@ -112,6 +114,17 @@ class CostModel:
         self._pair_term = np.array(terms, dtype=np.int64)
         self._pair_value = np.array(coefficients).reshape(len(classes), depth)
 
+    def _compile_file(self, terms: Sequence[Term]) -> None:
+        """The weights file of the tensors whose dtype is known; others (of structures made by hand) have no header."""
+        self._saved = [term.dtype is not None for term in terms]
+        names, dtypes, dims = [], [], []
+        for term in terms:
+            if term.dtype is not None:
+                names.append(term.name)
+                dtypes.append(term.dtype)
+                dims.append(len(term.axes))
+        self._file = SavedFile(names, dtypes, dims) if names else None
+
     def cut(self, kept: Kept, structure: Structure) -> CostModel:
         """The costs of `structure`, which is this one after all but the `kept` units went, without compiling again."""
         small = copy.copy(self)
@@ -132,11 +145,16 @@ class CostModel:
     def evaluate(self, counts: np.ndarray) -> dict[str, int]:
         """Exact costs by kind for the class counts (classes,)."""
         # Coefficients may be fractions (the inputs of a grouped convolution); a term as a whole is a whole number.
-        terms = np.rint(self._terms(self._lengths(counts))).astype(np.int64)
-        return {kind: int(terms[where].sum()) for kind, where in self._slices.items()}
+        lengths = self._lengths(counts)
+        terms = np.rint(self._terms(lengths)).astype(np.int64)
+        costs = {kind: int(terms[where].sum()) for kind, where in self._slices.items()}
+        if self._file is not None:
+            tensors = np.rint(lengths[self._products[self._slices["bytes"]][self._saved]]).astype(np.int64)
+            costs["bytes"] += self._file.size(tensors) - int(terms[self._slices["bytes"]][self._saved].sum())
+        return costs
 
     def cost(self, kept: Kept | None = None) -> dict[str, int]:
-        """Exact `params`, `macs` (of one sample) and `bytes` when these units are kept."""
+        """Exact `params`, `macs` (of one sample) and `bytes` (of the weights file) when these units are kept."""
         return self.evaluate(self.class_counts(kept or {}))
 
     def marginal(self, kept: Kept | None = None) -> dict[str, list[torch.Tensor]]:
@@ -163,7 +181,7 @@ class CostModel:
 
 
 def costs(structure: Structure, kept: Kept | None = None) -> dict[str, int]:
-    """Exact `params`, `macs` (of one sample) and `bytes` of the network when these units are kept."""
+    """Exact `params`, `macs` (of one sample) and `bytes` (of the weights file) when these units are kept."""
     return CostModel(structure).cost(kept)
 
 

@@ -241,7 +241,8 @@ def _tensor_terms(
                 lengths.append(axes.of(np.arange(first, first + number)))
             else:
                 lengths.append(axes.plain(size))
-        terms.append(Term(name, 1.0 if parameters_only else float(tensor.element_size()), tuple(lengths)))
+        scale, dtype = (1.0, None) if parameters_only else (float(tensor.element_size()), tensor.dtype)
+        terms.append(Term(name, scale, tuple(lengths), dtype))
     return terms
 
 

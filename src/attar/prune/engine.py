@@ -22,6 +22,7 @@ from attar.prune.latency import Latency, choose_by_latency, measure_latency
 from attar.prune.parts import capture_parts
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.propagate import Walk
+from attar.prune.saved import saved_bytes
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
@@ -33,7 +34,7 @@ from attar.recipe.budget import Budget
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs: parameters, multiply-accumulates of one sample, bytes of its saved weights."""
+    """What a network costs: parameters, multiply-accumulates of one sample, bytes of the file of its weights."""
 
     params: int
     macs: int
@@ -138,7 +139,7 @@ class Pruner:
 
     def cost(self) -> Cost:
         """What the network costs now."""
-        return Cost(**self.costs.cost())
+        return Cost(**{**self.costs.cost(), "bytes": saved_bytes(self.model)})
 
     def widths(self) -> dict[str, int]:
         """Units of each group now, for groups that may be cut."""
@@ -202,6 +203,8 @@ class Pruner:
             BudgetError: the limits cannot be met.
         """
         limits, settings = self.limits(budget), self._settings()
+        if "bytes" in limits:  # a network that runs its captured graph saves that graph's constants too
+            limits["bytes"] -= self.cost().bytes - self.costs.cost()["bytes"]
         scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
         if "latency" not in limits:
             return choose(self.structure, scores, limits, self.allocation, **settings)
@@ -239,7 +242,14 @@ class Pruner:
             BudgetError: the limits cannot be met.
             ProofError: the cut network does not equal the masked one. In either case nothing was changed.
         """
-        return self.cut(self.plan(budget, context))
+        cut, limits = self.cut(self.plan(budget, context)), self.limits(budget)
+        if cut.after.bytes > limits.get("bytes", cut.after.bytes):
+            raise BudgetError(
+                f"the budget is missed: the captured graph, which the network has to run, brings constants of its own: "
+                f"{cut.after.bytes:,} bytes of {limits['bytes']:,}; cut in more steps",
+                cut.after.as_dict(),
+            )
+        return cut
 
     def cut(self, kept: Kept) -> Cut:
         """Remove all other units than these (of the network as it is now), proved and in place."""

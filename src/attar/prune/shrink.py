@@ -54,7 +54,7 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
     axes: dict[int, Axis] = {}
 
     def terms(old: Sequence[Term]) -> tuple[Term, ...]:
-        return tuple(Term(t.name, t.scale, tuple(_shrunk_axis(a, kept, axes) for a in t.axes)) for t in old)
+        return tuple(Term(t.name, t.scale, tuple(_shrunk_axis(a, kept, axes) for a in t.axes), t.dtype) for t in old)
 
     return Structure(tuple(groups), terms(structure.params), terms(structure.bytes), terms(structure.macs))
 

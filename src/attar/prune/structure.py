@@ -58,6 +58,8 @@ class Term:
     name: str
     scale: float
     axes: tuple[Axis, ...]
+    dtype: torch.dtype | None = None
+    """Of a tensor in the weights file, whose header then names it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Structure:
     groups: tuple[Group, ...]
     params: tuple[Term, ...]
     bytes: tuple[Term, ...]
-    """Parameters and buffers at their dtype, as the weights file holds them."""
+    """Parameters and buffers at their dtype, as the weights file holds them; its header is added to their sum."""
     macs: tuple[Term, ...]
     """Multiply-accumulates of one sample."""
 

@@ -30,7 +30,7 @@ class Budget:
     macs: Limit = None
     """Multiply-accumulates of one sample."""
     bytes: Limit = None
-    """Bytes of parameters and buffers at their dtype, as the weights file holds them."""
+    """Bytes of the file of weights that ships: safetensors with its header, parameters and buffers at their dtype."""
     latency: Limit = None
     """Seconds of one forward pass of a batch, the median measured on this machine."""
     batch: int = 1
