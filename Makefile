@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+BENCHMARKS := augmentation distillation_overhead pruned_step start_up step_overhead whole_recipe
 DEMO := runs/quick-$(shell cksum recipes/quick.toml | cut -d' ' -f1)
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/attar run recipes/quick.toml --out $(DEMO)
@@ -16,6 +17,11 @@ check: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# One after the other, on an otherwise idle machine; BENCH=--write keeps the results and renews docs/benchmarks.md.
+bench: $(VENV)/.test
+	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	$(VENV)/bin/python scripts/benchmark_page.py
 
 clean:
 	rm -rf $(VENV)
