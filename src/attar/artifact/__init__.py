@@ -11,7 +11,7 @@ from attar.artifact.limits import check_permitted
 from attar.artifact.manifest import write_files
 from attar.artifact.onnx_view import export_onnx
 from attar.artifact.pt2_view import export_pt2
-from attar.artifact.runners import open_view, view_names
+from attar.artifact.runners import open_view, read_view, view_names
 from attar.artifact.timing import golden_images, runner_of, seconds_per_batch
 from attar.artifact.verify import Check, Verification, verify
 from attar.artifact.views import INT8, ONNX, PT2, Runner, View, missing_libraries
@@ -46,6 +46,7 @@ __all__ = [
     "open_view",
     "predict",
     "quantise_int8",
+    "read_view",
     "runner_of",
     "save",
     "seconds_per_batch",

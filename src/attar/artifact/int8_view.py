@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from attar.artifact.errors import ArtifactError
+from attar.artifact.folder import read_description
 from attar.artifact.manifest import read_file, read_manifest
-from attar.artifact.onnx_view import INPUT, open_onnx
+from attar.artifact.onnx_view import INPUT, onnx_of, open_onnx
 from attar.artifact.views import INT8, ONNX, View, add_view, import_extra, quiet
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 BATCH = 64
 
 
-def quantise_int8(path: str | Path, images: torch.Tensor, *, method: str = "minmax") -> View:
+def quantise_int8(
+    path: str | Path, images: torch.Tensor, *, method: str = "minmax", network: nn.Module | None = None
+) -> View:
     """Add `model.int8.onnx` to an artifact that has `model.onnx`, after it has replayed the golden batch.
 
     Post-training quantisation by ONNX Runtime's quantiser. A view that differs too much is kept and told by
@@ -26,6 +30,7 @@ def quantise_int8(path: str | Path, images: torch.Tensor, *, method: str = "minm
         path: the artifact's folder.
         images: uint8 (N, C, H, W), raw training images that tell the activations' ranges; 500 are plenty.
         method: how ranges are chosen: `minmax`, `entropy` or `percentile` (99.99).
+        network: what to quantise in place of `model.onnx`: the artifact's network with weights that were fine-tuned for int8.
 
     Raises:
         ArtifactError: onnx or onnxruntime are missing, there is no `model.onnx`, or the images are not of its kind.
@@ -38,7 +43,10 @@ def quantise_int8(path: str | Path, images: torch.Tensor, *, method: str = "minm
         raise ArtifactError(f"int8 is made from {ONNX}, which the artifact lacks: export it first")
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) == 0:
         raise ArtifactError(f"calibration images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
-    source = read_file(folder, files, ONNX)
+    if network is None:
+        source = read_file(folder, files, ONNX)
+    else:
+        source = onnx_of(network, read_description(folder, files))
     open_onnx(source)(images[:1])  # tells images of another size before the quantiser does in its own words
     content = quantise(source, images.split(BATCH), METHODS[method])
     return add_view(folder, INT8, content, open_onnx(content))

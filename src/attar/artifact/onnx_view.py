@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.artifact.description import description_of
+from attar.artifact.description import Description, description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import WEIGHTS
 from attar.artifact.manifest import read_manifest
@@ -30,18 +30,23 @@ def export_onnx(
     """
     folder = Path(path)
     model = load_float32(folder, builder, allow)
-    description = description_of(model)
-    weights = read_manifest(folder)[WEIGHTS].sha256
-    network = FromPixels(model, description.input)
+    content = onnx_of(model, description_of(model), read_manifest(folder)[WEIGHTS].sha256)
+    return add_view(folder, ONNX, content, open_onnx(content))
+
+
+def onnx_of(model: nn.Module, description: Description, weights: str = "") -> bytes:
+    """The ONNX file of a network in eval mode, float32, on the CPU; raises ArtifactError.
+
+    `weights` is the SHA-256 of its weights file, if it has one.
+    """
     facts = {
         "attar.input": f"uint8 {list(description.input.size)}, raw pixels 0..255; normalised inside",
         "attar.mean": str(list(description.input.mean)),
         "attar.std": str(list(description.input.std)),
         "attar.class_names": "\n".join(description.class_names),
-        "attar.weights_sha256": weights,
+        **({"attar.weights_sha256": weights} if weights else {}),
     }
-    content = to_onnx(network, example(description.input), facts)
-    return add_view(folder, ONNX, content, open_onnx(content))
+    return to_onnx(FromPixels(model, description.input), example(description.input), facts)
 
 
 def to_onnx(network: nn.Module, images: torch.Tensor, facts: dict[str, str]) -> bytes:

@@ -17,6 +17,12 @@ def view_names(path: str | Path) -> list[str]:
     return [name for name in VIEWS if name in files]
 
 
+def read_view(path: str | Path, name: str) -> bytes:
+    """The file of a view, checked against the manifest; raises ArtifactError."""
+    folder = Path(path)
+    return read_file(folder, read_manifest(folder), name)
+
+
 def open_view(path: str | Path, name: str, *, threads: int | None = None) -> Runner:
     """A function from images uint8 (B, C, H, W) to logits float32 (B, classes), computed by the view on the CPU.
 
@@ -30,6 +36,5 @@ def open_view(path: str | Path, name: str, *, threads: int | None = None) -> Run
     """
     if name not in VIEWS:
         raise ArtifactError(f"there is no view {name!r}; views are {', '.join(VIEWS)}")
-    folder = Path(path)
-    content = read_file(folder, read_manifest(folder), name)
+    content = read_view(path, name)
     return open_program(content) if name == PT2 else open_onnx(content, threads)

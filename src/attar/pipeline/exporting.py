@@ -188,6 +188,11 @@ def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
         )
     if replaced and (pace := row["milliseconds"] / replaced["milliseconds"]) > TOLERATED_SLOWNESS:
         flags.append(f"slower than {replaced['name']}: {pace:.1f} times its milliseconds")
+    if (int8 := row.get("int8")) and int8["fine_tuned"] is not None:
+        told = {"network": "the network", "post_training": "after training", "fine_tuned": "fine-tuned for int8"}
+        accuracies = ", ".join(f"{int8[key]:.2%} {words}" for key, words in told.items())
+        why = "" if int8["agrees"] else ", which strays from the golden batch"
+        flags.append(f"held-out accuracy {accuracies}{why}; what ships is that {told[int8['shipped']]}")
     test = row.get("test", {})
     if "error" in test:
         flags.append(f"failed on the test images: {test['error']}")

@@ -13,6 +13,7 @@ from attar import artifact
 from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
 from attar.pipeline.exporting import add_views, judged, views_on_test, wanted_views
+from attar.pipeline.int8 import calibration, mend_int8
 from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.session import Session
@@ -25,7 +26,7 @@ GOLDEN_IMAGES = 16
 def export(session: Session) -> None:
     """Save the artifact: what is shipped, loaded back and counted. The stage's own result holds the counts."""
     recipe = session.recipe
-    model = pruned_student(session) if recipe.prune is not None else _distilled_student(session)
+    model = _student(session)
     golden = session.data.images[session.some_samples(GOLDEN_IMAGES)]
     artifact.save(
         session.folder.artifact,
@@ -40,14 +41,15 @@ def export(session: Session) -> None:
         budget=budget_limits(session),
     )
     tensors, numbers = _held_out(session)
-    calibration = session.data.images[session.some_samples(recipe.export.int8_images)]
     views = add_views(
         session.folder.artifact,
         wanted_views(recipe.export),
-        calibration,
+        calibration(session),
         session.own_builder,
         session.watcher.note,
     )
+    held_out = numbers["held_out"]
+    mend_int8(session, views, None if held_out is None else held_out["accuracy"], lambda: _student(session))
     session.folder.finish("export", tensors, {"artifact": session.folder.artifact.name, "views": views, **numbers})
 
 
@@ -111,11 +113,13 @@ def gather(session: Session) -> dict[str, Any]:
             if folder.finished(stage)
         },
         "images_seen": {
-            stage: folder.result(stage)[1]["images"] for stage in ("teach", "distil", "prune") if folder.finished(stage)
+            stage: folder.result(stage)[1]["images"]
+            for stage in ("teach", "distil", "prune", "int8")
+            if folder.finished(stage)
         },
         "seconds": {
             stage: folder.result(stage)[1].get("seconds")
-            for stage in ("teach", "distil", "prune")
+            for stage in ("teach", "distil", "prune", "int8")
             if folder.finished(stage)
         },
         "views": judged(folder.result("export")[1].get("views", []), test.get("views", {})),
@@ -143,6 +147,11 @@ def _surgery(session: Session) -> dict[str, Any]:
     if session.recipe.prune is not None:
         return surgery_record(session)
     return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else {}
+
+
+def _student(session: Session) -> torch.nn.Module:
+    """The network that ships, as training left it."""
+    return pruned_student(session) if session.recipe.prune is not None else _distilled_student(session)
 
 
 def _distilled_student(session: Session) -> torch.nn.Module:

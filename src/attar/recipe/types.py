@@ -275,6 +275,11 @@ class Export(Table):
     """`model.int8.onnx`, made from `model.onnx`."""
     int8_images: Annotated[int, Field(ge=1)] = 512
     """Training images that int8's ranges are taken from."""
+    int8_loss: float = 0.2
+    """Points of held-out accuracy that int8 may lose against the network. Where it loses more, the student is fine-tuned for
+    int8 by its own objective, and the better file ships."""
+    int8_finetune: NonNegative = 2.0
+    """Epochs of that fine-tuning, at a tenth of the last training's rate; 0 for none."""
 
     @model_validator(mode="after")
     def _possible(self) -> Export:

@@ -13,7 +13,7 @@ def controls_section(facts: dict[str, Any]) -> str:
     if not controls:
         return ""
     own = facts["test"]["student"]
-    seen = sum(count for stage, count in facts["images_seen"].items() if stage != "teach")
+    seen = sum(count for stage, count in facts["images_seen"].items() if stage not in ("teach", "int8"))
     rows = [["this run", f"{seen:,}", percent(own["accuracy"]), interval(own), "-", "-", "-"]]
     rows += [_row(control) for control in controls]
     heads = [
