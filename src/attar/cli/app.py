@@ -24,6 +24,11 @@ app = typer.Typer(
 Allow = Annotated[
     list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
 ]
+Tensorboard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write the curves and the frontier for TensorBoard too, in OUT/tensorboard."),
+]
+
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 """Exit codes: what the user gave cannot be used; it was computed and did not hold; stopped by Ctrl-C."""
 
@@ -91,26 +96,29 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
     ] = None,
+    tensorboard: Tensorboard = False,
 ) -> None:
     """Do a whole run: teach, distil, prune, export, report. The same command continues a stopped run."""
     with explained():
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
-        carry_out(checked, out or Path("runs") / checked.name)
+        carry_out(checked, out or Path("runs") / checked.name, tensorboard)
 
 
-def carry_out(recipe: Recipe, folder: Path) -> None:
+def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
     """Run a checked recipe in a folder, show its progress, and say where things are."""
     from attar.cli.show import shower
     from attar.pipeline import run
     from attar.report import verdict_line
 
     with under_way(folder), shower() as watcher:
-        facts = run(recipe, folder, watcher)
+        facts = run(recipe, folder, watcher, tensorboard=tensorboard)
     print(f"\n{verdict_line(facts)}")
     print(f"report:   {folder / 'artifact' / 'report.md'}")
     print(f"artifact: {folder / 'artifact'}")
+    if tensorboard:
+        print(f"curves:   tensorboard --logdir {folder / 'tensorboard'}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attar.cli.app import app, carry_out, explained, limit
+from attar.cli.app import Tensorboard, app, carry_out, explained, limit
 
 
 @app.command()
@@ -46,6 +46,7 @@ def compress(
     student_argument: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="For the student's builder; repeat for more.")
     ] = None,
+    tensorboard: Tensorboard = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the recipe.")] = False,
 ) -> None:
     """Compress a trained network: build a recipe for your data, show it, and run it. The same command continues."""
@@ -77,7 +78,7 @@ def compress(
         recipe = changed(compress_recipe(wish, found), overrides or ())
         print(recipe_toml(recipe))
         if not dry_run:
-            carry_out(recipe, out)
+            carry_out(recipe, out, tensorboard)
 
 
 def arguments(pairs: list[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Data sets by name, the split, and batches of views."""
 
-from attar.data.dataset import from_dataset
+from attar.data.dataset import Dataset, from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data, runs_code
 from attar.data.shards import Shards
@@ -10,6 +10,7 @@ from attar.data.views import Views, random_order
 __all__ = [
     "NAMES",
     "DataError",
+    "Dataset",
     "ImageData",
     "Progress",
     "Shards",

@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from attar.pipeline.tensorboard import Board
 from attar.recipe import Recipe, RecipeError, check_recipe, difference
 from attar.train import read_checkpoint, write_atomically, write_checkpoint
 
@@ -36,6 +37,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: IO[str] | None = None
+        self._board: Board | None = None
         self._spent, self._since = 0.0, time.monotonic()  # seconds of the stage in earlier starts; start of this one
 
     def __enter__(self) -> RunFolder:
@@ -62,6 +64,8 @@ class RunFolder:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._board is not None:
+            self._board.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -165,6 +169,23 @@ class RunFolder:
         """Append a line to the metrics."""
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")
+        if self._board is not None:
+            self._board.line(values)
+
+    def show(self, points: Sequence[dict[str, Any]]) -> None:
+        """Show points of the frontier where the run's log is shown."""
+        if self._board is not None:
+            for point in points:
+                self._board.point(point)
+
+    def show_on(self, board: Board) -> None:
+        """From now on show the log, what it holds already too, on this board."""
+        self._board = board
+        self._redraw()
+
+    def _redraw(self) -> None:
+        if self._board is not None:
+            self._board.rewrite(self.metrics(), self.result("prune")[1]["frontier"] if self.finished("prune") else ())
 
     def metrics(self) -> list[dict[str, Any]]:
         file = self.path / "metrics.jsonl"
@@ -190,6 +211,7 @@ class RunFolder:
         metrics = self.path / "metrics.jsonl"
         if metrics.exists() and metrics.stat().st_size > size:
             os.truncate(metrics, size)
+            self._redraw()
 
 
 def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:

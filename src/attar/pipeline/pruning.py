@@ -80,6 +80,7 @@ def prune(session: Session) -> None:
         state = TrainState(pruner.model, session.machine)
         state.load(tensors, numbers["position"], _training(settings, first))
 
+    session.folder.show(frontier)
     loop = StageLoop(session, "prune", state, _work(session, settings))
     goal = objective(session)
     context = _gradients(session, pruner, goal)
@@ -94,6 +95,7 @@ def prune(session: Session) -> None:
             _training(settings, step), _goal(settings, step, goal, pruner), label, session.recipe.distil.view_pool
         )
         frontier.append({**pending, "held_out": held_out})
+        session.folder.show(frontier[-1:])
         _tell(session, frontier[-1], label)
         pending = None
     own_code = pruner.mode != "graph"

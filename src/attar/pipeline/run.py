@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from attar.data import DataError, ImageData, load_data, pixel_statistics, split
+from attar.data import DataError, Dataset, ImageData, from_dataset, load_data, pixel_statistics, split
 from attar.distil import find_loss
 from attar.pipeline.environment import command, environment
 from attar.pipeline.exporting import check_libraries, wanted_views
@@ -18,15 +18,25 @@ from attar.pipeline.outputs import teacher_facts
 from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import distil, teach
+from attar.pipeline.tensorboard import Board
 from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.weights import load_weights
 from attar.recipe import Recipe, RecipeError, load_recipe, recipe_toml
 from attar.recipe.types import Network
 from attar.train import Machine
 
+Given = ImageData | tuple[Dataset, Dataset] | None
+"""Data that a caller brings: whole, or the training and the test data set."""
+
 
 def run(
-    recipe: Recipe | str | Path, out: str | Path, watcher: Watcher | None = None, until: str = "report"
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    watcher: Watcher | None = None,
+    until: str = "report",
+    *,
+    data: Given = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Do everything that a recipe says, or what is left of it, in the run folder `out`.
 
@@ -36,6 +46,9 @@ def run(
         watcher: told about progress.
         until: the last stage to do. After `export` the artifact is there and the test images are not read yet: what is
             chosen among runs is chosen there, on held-out images. A later call goes on.
+        data: training and test data sets of your own (see `attar.data.from_dataset`), or an ImageData, in place of what
+            `data.source` names, which is then but their name.
+        tensorboard: keep the folder `tensorboard` in the run folder too, for `tensorboard --logdir`.
 
     Returns:
         The report's facts (what `report.json` holds); nothing before that stage.
@@ -54,7 +67,10 @@ def run(
     if until not in (known := [*dict(stages), "report"]):
         raise ValueError(f"until = {until!r} is no stage of this recipe; it has {', '.join(known)}")
     with RunFolder(out) as folder:
-        session = prepare(recipe, folder, watcher)
+        board = Board(folder.path / "tensorboard") if tensorboard else None
+        session = prepare(recipe, folder, watcher, data)
+        if board is not None:
+            folder.show_on(board)
         folder.write_text("recipe.toml", recipe_toml(recipe, whole=True))
         for name, stage in stages:
             if folder.finished(name):
@@ -86,9 +102,9 @@ def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> No
     _opened(recipe, RunFolder(out), watcher or Silent())
 
 
-def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
+def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None) -> Session:
     """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
-    session, facts = _opened(recipe, folder, watcher)
+    session, facts = _opened(recipe, folder, watcher, data)
     first = folder.adopt(recipe, facts)
     if first.get("teacher_outputs") != facts.get("teacher_outputs"):
         raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
@@ -97,19 +113,14 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> Session:
     return session
 
 
-def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> tuple[Session, dict[str, Any]]:
+def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher, given: Given = None) -> tuple[Session, dict[str, Any]]:
     """Data, split and networks, checked, and the facts that a run records; the folder is only looked at."""
     try:
         machine = Machine.choose(recipe.compute)
         check_libraries(wanted_views(recipe.export))
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    try:
-        data = load_data(
-            recipe.data.source, recipe.data.folder, lambda text, done: watcher.note(text), recipe.data.size
-        )
-    except DataError as error:
-        raise DataError(f"data.source = {recipe.data.source!r}: {error}") from None
+    data = _data(recipe, watcher, given)
     try:
         parts = split(data.labels, recipe.data.held_out, recipe.data.split_seed)
     except ValueError as error:
@@ -127,6 +138,22 @@ def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher) -> tuple[Sessio
     if outputs := teacher_facts(session):
         facts["teacher_outputs"] = outputs
     return session, facts
+
+
+def _data(recipe: Recipe, watcher: Watcher, given: Given) -> ImageData:
+    """What the recipe names, or what was given in its place; raises DataError."""
+    if isinstance(given, ImageData):
+        return given
+
+    def tell(text: str, done: float | None) -> None:
+        watcher.note(text)
+
+    if given is not None:
+        return from_dataset(*given, name=recipe.data.source, progress=tell)
+    try:
+        return load_data(recipe.data.source, recipe.data.folder, tell, recipe.data.size)
+    except DataError as error:
+        raise DataError(f"data.source = {recipe.data.source!r}: {error}") from None
 
 
 def _normalisation(recipe: Recipe, data: ImageData, train: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
