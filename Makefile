@@ -1,11 +1,12 @@
 # make demo: install, get the data, run the quick recipe, print the results.    make test: install and run every test.
+# make docs: the documentation as a site that opens offline, site/index.html.
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 BENCHMARKS := augmentation distillation_overhead pruned_step start_up step_overhead whole_recipe
 DEMO := runs/quick-$(shell cksum recipes/quick.toml | cut -d' ' -f1)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check docs bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/attar run recipes/quick.toml --out $(DEMO)
@@ -23,6 +24,10 @@ bench: $(VENV)/.test
 	for name in $(BENCHMARKS); do $(VENV)/bin/python benchmarks/$$name.py $(BENCH) || exit 1; done
 	$(VENV)/bin/python scripts/benchmark_page.py
 
+docs: $(VENV)/.docs
+	$(VENV)/bin/python scripts/reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV)
 
@@ -36,6 +41,10 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 	$(PIP) install -c constraints.txt -e '.[plot]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml

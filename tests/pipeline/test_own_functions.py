@@ -18,7 +18,7 @@ from attar.recipe import RecipeError, check_recipe
 MODULE = """
 import numpy as np, torch
 from sklearn.datasets import load_digits
-from attar.prune import reads_gradients, per_unit, weights
+from attar.prune import reads_gradients, unit_sums, weights
 
 digits = load_digits()
 x, y = digits.images / 16, digits.target
@@ -48,8 +48,7 @@ def detached(student, teacher, labels, temperature, alpha): return student.detac
 @reads_gradients
 def importance(parameters, group, context):
     called.append("importance")
-    sums = [per_unit(context.gradients[m.tensor].abs().movedim(m.dim, 0).flatten(1).sum(1).double(), m, group.size)
-            for m in weights(parameters, group)]
+    sums = [unit_sums(context.gradients[m.tensor].abs(), m, group.size) for m in weights(parameters, group)]
     return torch.stack(sums).sum(0)
 """
 TRAIN = {"epochs": 0.5, "batch": 64, "learning_rate": 0.01}

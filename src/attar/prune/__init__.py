@@ -9,7 +9,7 @@ from attar.prune.api import count_macs, count_params, couple, prune
 from attar.prune.capture import CaptureError
 from attar.prune.engine import Cost, Cut, Pruner
 from attar.prune.gradients import collect_gradients
-from attar.prune.importance import IMPORTANCES, Context, per_unit, reads_gradients, unit_slices, weights
+from attar.prune.importance import IMPORTANCES, Context, reads_gradients, unit_slices, unit_sums, weights
 from attar.prune.latency import Latency, measure_latency
 from attar.prune.proof import ProofError
 from attar.prune.sparse import GroupLasso, GrowingPenalty, WithPenalty
@@ -34,11 +34,11 @@ __all__ = [
     "couple",
     "describe",
     "measure_latency",
-    "per_unit",
     "prune",
     "reads_gradients",
     "reshape",
     "unit_slices",
+    "unit_sums",
     "weights",
 ]
 

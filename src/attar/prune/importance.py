@@ -215,6 +215,11 @@ def per_unit(along: torch.Tensor, member: Member, size: int) -> torch.Tensor:
     return torch.from_numpy(np.bincount(member.unit.numpy() + 1, weights=along.numpy(), minlength=size + 1)[1:])
 
 
+def unit_sums(values: torch.Tensor, member: Member, size: int) -> torch.Tensor:
+    """Each unit's sum of `values`, which has a figure for every element of the member's tensor: float64 (size,)."""
+    return per_unit(_along(values, member.dim), member, size)
+
+
 def unit_slices(values: torch.Tensor, member: Member, size: int) -> torch.Tensor:
     """Each unit's slice as one row: float64 (size, features); units that own fewer indices are filled up with zeros."""
     flat = values.movedim(member.dim, 0).flatten(1).to(torch.float64) if values.dim() > 1 else values[:, None].double()
@@ -240,11 +245,16 @@ def _mean_over_weights(
     for member in members:
         key = (what, member.tensor, member.dim)
         if key not in context.sums:
-            values = of(member.tensor).detach()
-            other = [dim for dim in range(values.dim()) if dim != member.dim]
-            context.sums[key] = (values.sum(other, dtype=torch.float64) if other else values.to(torch.float64)).cpu()
+            context.sums[key] = _along(of(member.tensor), member.dim)
         total += per_unit(context.sums[key], member, group.size)
     return total / max(len(members), 1)
+
+
+def _along(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Sum over all dimensions but one: float64 (length of that dimension,), on the CPU."""
+    other = [each for each in range(values.dim()) if each != dim]
+    values = values.detach()
+    return (values.sum(other, dtype=torch.float64) if other else values.to(torch.float64)).cpu()
 
 
 def _relative(scores: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,8 @@ class Table(BaseModel):
 
 
 class Data(Table):
+    """Images with labels, and how they are split and normalised."""
+
     source: str
     """`fashion-mnist`, `cifar10`, `cifar100`, `digits`, `npz:FILE`, `folder:PATH`, `hf:NAME_OR_PATH` (Hugging Face's
     `datasets`), or `package.module:function`: a function of your own that returns arrays or data sets."""
@@ -38,6 +40,7 @@ class Data(Table):
     """Megabytes (2^20) of images that are held in memory. A `folder:` or `hf:` data set with more training images is read
     from its store on disk by shards, and an epoch's order follows them: other bits, the same views."""
     split_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the choice of what is held out."""
     mean: tuple[float, ...] | None = None
     """What images are normalised by, in 0..1, for each channel: that of the teacher's own training, where it brings
     `weights`. Without it, that of the training images."""
@@ -94,8 +97,9 @@ class Training(Table):
     epochs: Positive
     """Passes over the training images; a fraction is fine (0.25: a quarter of the images)."""
     batch: Annotated[int, Field(ge=1)] = 128
+    """Images in a step."""
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` is with momentum 0.9 and Nesterov's step."""
+    """`sgd` is with Nesterov's step."""
     learning_rate: Positive = 0.1
     """The peak, reached after the warm-up; a cosine leads down from there."""
     final_learning_rate: NonNegative = 0.0
@@ -103,6 +107,7 @@ class Training(Table):
     warmup: NonNegative = 0.0
     """Epochs of linear warm-up, counted in `epochs`."""
     momentum: Fraction = 0.9
+    """Of `sgd`."""
     weight_decay: NonNegative = 5e-4
     """On every parameter, batch norm's too."""
     clip: NonNegative = 0.0
@@ -125,10 +130,11 @@ class Network(Table):
     """A network by its builder's name: attar's own (`resnet20`), `timm:NAME`, `torchvision:NAME` or `package.module:function`."""
 
     model: str
+    """The builder's name."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Passed to the builder, e.g. `{widths = [16, 32, 64]}`. Input channels and classes come from the data."""
     weights: str | None = None
-    """A safetensors file with trained weights; a teacher that has them is not taught."""
+    """A file of trained weights: safetensors, or a state dict that torch saved. A teacher that has them is not taught."""
 
     @field_validator("model")
     @classmethod
@@ -146,6 +152,8 @@ class Member(Network):
 
 
 class Teacher(Network):
+    """The network that is imitated: taught first, or brought with its `weights`; several, or a file of outputs."""
+
     model: str = ""
     """The builder's name, as for any network; left out where `members` or `outputs` stand in for the network."""
     members: tuple[Member, ...] = ()
@@ -197,6 +205,7 @@ class Distil(Table):
     """Knowledge distillation (Hinton et al. 2015): alpha x T^2 x KL(teacher || student) + (1 - alpha) x cross-entropy."""
 
     temperature: Positive = 4.0
+    """T, which softens both distributions."""
     alpha: Fraction = 0.9
     """Weight of the teacher; 0 trains on labels alone."""
     loss: str = "kl"
@@ -214,16 +223,20 @@ class Sparse(Table):
     """Sparse learning before the first cut: DepGraph's group lasso (Fang et al. 2023) beside the objective."""
 
     strength: Positive = 1e-4
+    """Weight of the penalty's gradient beside the objective's."""
     alpha: NonNegative = 4.0
     """How much harder the least important unit of a group is shrunk than the most important: 2^alpha times."""
     train: Training
+    """How the student is trained under the penalty."""
 
 
 class Prune(Table):
     """Iterative structured pruning under the budget, with fine-tuning by the distillation objective after every step."""
 
     budget: Budget
+    """Hard limits: the student is at or under each of them."""
     steps: Annotated[int, Field(ge=1)] = 30
+    """Cuts, each followed by fine-tuning."""
     schedule: Literal["geometric", "linear"] = "geometric"
     """How the limits fall to the budget: by the same share in every step, or by the same amount."""
     importance: str = "group_norm"
@@ -313,15 +326,25 @@ class Recipe(Table):
     """Everything a run does. Without `teacher`, the student learns from labels; without `prune`, it keeps its size."""
 
     name: str
+    """The run's name; its folder is `runs/NAME` unless `--out` says otherwise."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of first weights, views and order."""
     data: Data
+    """What is learnt from."""
     augment: Augment = Augment()
+    """What is done to training images."""
     teacher: Teacher | None = None
+    """Who is imitated."""
     student: Student
+    """Who imitates."""
     distil: Distil
+    """How the student learns."""
     prune: Prune | None = None
+    """How the student is cut."""
     export: Export = Export()
+    """Which files the network is shipped in."""
     compute: Compute = Compute()
+    """Where and how it is computed."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
