@@ -1,41 +1,14 @@
 """CIFAR in the binary versions' exact format, on files made here (with their checksums in place of the real ones)."""
 
-import hashlib
-import io
-import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cifar_files import made_set, members, pack
 
 from attar.data import DataError, cifar, load_data
-from attar.data.published import Published, PublishedFile
-
-Layout = dict[str, tuple[int, ...]]  # the file's name -> shape of its records
-CIFAR10: Layout = {f"data_batch_{i}.bin": (40, 3073) for i in range(1, 6)} | {"test_batch.bin": (30, 3073)}
-CIFAR100: Layout = {"train.bin": (300, 3074), "test.bin": (120, 3074)}
-
-
-def make_records(layout: Layout) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(0)
-    files = {name: draw.integers(0, 256, shape, dtype=np.uint8) for name, shape in layout.items()}
-    for name, records in files.items():
-        records[:, 0] = np.arange(len(records)) % (20 if name in CIFAR100 else 10)
-        if name in CIFAR100:
-            records[:, 1] = np.arange(len(records)) % 100
-    return files
-
-
-def pack(path: Path, members: list[tuple[str, bytes]], link: str | None = None) -> None:
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            if link is not None and name.endswith("train.bin"):
-                info.type, info.linkname, info.size = tarfile.SYMTYPE, link, 0
-            archive.addfile(info, io.BytesIO(content))
+from attar.data.published import Published
 
 
 @pytest.fixture(params=["cifar10", "cifar100"])
@@ -43,24 +16,10 @@ def made(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Published, dict[str, np.ndarray]]:
     """The published set of made files, which load_data believes in, and the records."""
-    name, layout = request.param, CIFAR10 if request.param == "cifar10" else CIFAR100
-    records = make_records(layout)
-    files = tuple(
-        PublishedFile(name, part.nbytes, hashlib.sha256(part.tobytes()).hexdigest()) for name, part in records.items()
-    )
-    real: Published = getattr(cifar, name.upper())
-    wanted = replace(real, files=files, web="http://127.0.0.1:9/")
-    monkeypatch.setattr(cifar, name.upper(), wanted)
+    wanted, records = made_set(request.param)
+    monkeypatch.setattr(cifar, request.param.upper(), wanted)
     monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
-    assert [file.name for file in real.files] == list(layout)
     return wanted, records
-
-
-def members(records: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
-    return [
-        ("top/batches.meta.txt", b"airplane\n"),
-        *((f"top/{name}", part.tobytes()) for name, part in records.items()),
-    ]
 
 
 def test_archive_and_unpacked_files(made: tuple[Published, dict[str, np.ndarray]], tmp_path: Path) -> None:

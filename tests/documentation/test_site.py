@@ -1,0 +1,44 @@
+"""The documentation's generated pages are what the code says, and the site builds strictly and fetches nothing."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_references_are_up_to_date() -> None:
+    done = python("scripts/reference.py", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_results_are_what_the_records_say() -> None:
+    done = python("scripts/results.py", "--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    done = python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    pages = list(tmp_path.glob("**/*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        fetched = re.findall(
+            r"<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>", page.read_text()
+        )
+        assert not fetched, (page.name, fetched)
+    assert not re.search(r"@import|url\(\"?https?:", "".join(p.read_text() for p in tmp_path.glob("**/*.css")))
+
+
+def test_readme_names_files_that_are_there() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (ROOT / target).exists(), (page.name, target)
