@@ -27,7 +27,7 @@ from attar.cli.app import app
 from attar.recipe import check_recipe
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ("recipe.md", "commands.md", "coverage.md", "results.md")
+GENERATED = ("recipe.md", "commands.md", "coverage.md", "benchmarks.md", "results.md")
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name not in GENERATED)]
 NOT_RUN = re.compile(r"# not run: (.{10,})")
 FEW = 8
