@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from attar.data.convert import Array
+
 SHARD_BYTES = 8 << 20
 """What is read from disk at once: long enough to be a sequential read on any disk."""
 
@@ -37,7 +39,7 @@ class Shards:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="attar-shards")
         self._plan: list[list[int]] = []
         self._window_of: dict[int, int] = {}
-        self._held: dict[int, Future[Tensor]] = {}
+        self._held: dict[int, Future[Array]] = {}
         self._at = -1
 
     def __len__(self) -> int:
@@ -72,19 +74,18 @@ class Shards:
 
     def index_select(self, dimension: int, samples: Tensor) -> Tensor:
         """These samples' images, uint8 (B, C, H, W), on the device; through the windows where they come as planned."""
-        samples = samples.cpu()
-        wanted = self.shards_of(samples).tolist()
-        windows = {self._window_of.get(shard, -1) for shard in wanted}
+        ids = samples.tolist()
+        windows = {self._window_of.get(sample // self.rows, -1) for sample in ids}
+        images = torch.empty(len(ids), self.row, dtype=torch.uint8)
         if -1 in windows or max(windows) - min(windows) > 1:
-            images = torch.empty(len(samples), self.row, dtype=torch.uint8)
-            for image, sample in zip(images, samples.tolist()):
+            for image, sample in zip(images, ids):
                 self._read(image, sample * self.row)
         else:
             self._move(min(windows))
-            images = torch.empty(len(samples), self.row, dtype=torch.uint8)
-            for shard in wanted:
-                mine = samples // self.rows == shard
-                images[mine] = self._held[shard].result()[samples[mine] - shard * self.rows]
+            pixels = images.numpy()
+            for place, sample in enumerate(ids):
+                shard, row = divmod(sample, self.rows)
+                pixels[place] = self._held[shard].result()[row]
         return images.view(-1, *self.shape[1:]).to(self.device)
 
     def _move(self, window: int) -> None:
@@ -101,11 +102,11 @@ class Shards:
         for shard in shards:
             self._held[shard] = self._reader.submit(self._load, shard)
 
-    def _load(self, shard: int) -> Tensor:
+    def _load(self, shard: int) -> Array:
         start = shard * self.rows
         images = torch.empty(min(self.rows, len(self) - start), self.row, dtype=torch.uint8)
         self._read(images, start * self.row)
-        return images
+        return images.numpy()
 
     def _read(self, into: Tensor, start: int) -> None:
         """Fill a tensor with the file's bytes from `start` on."""
