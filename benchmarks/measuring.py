@@ -148,7 +148,7 @@ class Worker:
         self._process.terminate()
         self._process.join()
 
-    def __call__(self) -> object:
+    def __call__(self) -> Any:
         self._pipe.send("go")
         return self._pipe.recv()
 

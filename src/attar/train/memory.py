@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
 
     As it stands, glibc returns the large blocks of activations as soon as they are free and gets them again, page by
     page and zeroed, in the next step: some 5,000 page faults and a tenth of a step's time (benchmarks/pruned_step.py).
-    The memory that a process holds at its peak is the same.
+    The peak stays about the same: 575 MB before, 587 after, for a ResNet-20 at batch 256.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
