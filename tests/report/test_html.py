@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torchvision_ops import define_missing_operators
 
+from attar.artifact.weights import own_tensors, to_bytes
 from attar.models import build
 from attar.report import html as page_module
 from attar.report import report_html
@@ -27,8 +28,11 @@ NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'&"
 RUN = """
 const network = require(process.argv[1]), read = JSON.parse(require("fs").readFileSync(0));
-const run = network.open(read.program);
-console.log(JSON.stringify(read.images.map(image => Array.from(run(Uint8Array.from(image))))));
+const bytes = process.argv[2] ? require("fs").readFileSync(process.argv[2]) : null;
+const file = bytes && network.tensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+const run = network.open(read.program, file ?? {});
+const done = read.images.map(image => Array.from(network.whole(run(Uint8Array.from(image)))));
+console.log(JSON.stringify(done));
 """
 
 
@@ -144,12 +148,17 @@ def test_a_page_stays_under_its_size(monkeypatch):
     assert len(page.encode()) < 100_000 and "does not run the network: the page would be larger" in page
 
 
+class Cumulated(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(1)
+
+
 @pytest.mark.parametrize(
     "model, reason",
     [
-        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(3), nn.Softmax(0)), "softmax"),
+        (nn.Sequential(nn.ConvTranspose2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(3)), "transposed convolution"),
         (nn.Sequential(nn.Flatten(), nn.Linear(256, 3000), nn.Linear(3000, 3)), "numbers are more than"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(256, 3), nn.Hardshrink()), "no operation 'hardshrink'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(256, 3), Cumulated()), "no operation 'cumsum'"),
     ],
 )
 def test_a_network_that_the_page_cannot_run_is_left_out_and_told(model, reason):
@@ -193,7 +202,54 @@ class Mixed(nn.Module):
         return self.last(x.mean(1)) * x.amax((1, 2))[:, None].clamp(min=0.1)
 
 
+class Windows(nn.Module):
+    """What windowed attention and weight-standardised networks are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.gain = nn.Parameter(torch.randn(8, 1, 3, 3)), nn.Parameter(torch.ones(8))
+        self.bias, self.places = nn.Parameter(torch.randn(5, 2)), torch.randint(0, 5, (16, 16))
+        self.qkv, self.last, self.mix = nn.Linear(8, 24), nn.Linear(8, 3), nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = self.kernel.reshape(1, 8, -1)  # standardised by batch norm, as timm does
+        kernel = nn.functional.batch_norm(flat, None, None, self.gain, training=True).reshape_as(self.kernel)
+        x = nn.functional.conv2d(x, kernel, stride=2)[:, :, :4, :4]
+        gate = self.mix(x.mean((2, 3), keepdim=True).squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
+        x = (x * gate.sigmoid().expand_as(x)).permute(0, 2, 3, 1).roll((1, -2), (1, 2))
+        q, k, v = self.qkv(x.reshape(-1, 16, 8)).view(-1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1)
+        mask = self.bias[self.places.view(-1)].view(16, 16, 2).permute(2, 0, 1)[None]
+        a = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        b = torch.einsum("bhij,bhjd->bhid", (q @ k.transpose(-1, -2)).softmax(1), v)
+        both = torch.stack([a, b], -1).square().sum(-1).transpose(1, 2).reshape(-1, 4, 4, 8).permute(0, 3, 1, 2)
+        up = nn.functional.interpolate(both, scale_factor=2.0) + nn.functional.hardshrink(both).flip(3).repeat(
+            1, 1, 2, 2
+        )
+        return self.last(up.mean((2, 3)))
+
+
 NETWORKS = {
+    "windows": (Windows, 1, 12),
+    "vit": (
+        lambda: build("timm:vit_tiny_patch16_224", classes=3, img_size=32, embed_dim=24, depth=2, num_heads=2),
+        3,
+        32,
+    ),
+    "swin": (
+        lambda: build(
+            "timm:swin_tiny_patch4_window7_224",
+            classes=3,
+            img_size=32,
+            window_size=4,
+            embed_dim=12,
+            depths=(2, 2),
+            num_heads=(1, 2),
+        ),
+        3,
+        32,
+    ),
+    "convnext": (lambda: build("timm:convnext_atto", classes=3, depths=(1, 1, 1, 1), dims=(8, 12, 16, 20)), 3, 64),
     "resnet20": (lambda: build("resnet20", widths=(5, 7, 9), in_channels=1, classes=3), 1, 28),
     "cnn5": (lambda: build("cnn5", in_channels=1, classes=3), 1, 28),
     "densenet": (lambda: build("densenet_bc", in_channels=3, classes=3, depth=22, growth=6), 3, 16),
@@ -201,6 +257,10 @@ NETWORKS = {
     "shufflenet": (lambda: build("torchvision:shufflenet_v2_x0_5", classes=3), 3, 64),
     "mixed": (Mixed, 1, 15),
 }
+
+
+FILE_LIMITS = {"resnet20": 1000, "windows": 200, "vit": 200, "mobilenet": 12_000}
+"""Numbers that the page may hold itself, when the weights stay in their file: those of batch norms, and small tables."""
 
 
 def settled(model: nn.Module, channels: int, size: int) -> nn.Module:
@@ -212,25 +272,37 @@ def settled(model: nn.Module, channels: int, size: int) -> nn.Module:
 
 
 @pytest.mark.skipif(NODE is None, reason="Node.js is not installed: nothing here runs the page's JavaScript")
-@pytest.mark.parametrize("name, half", [*((name, False) for name in NETWORKS), ("resnet20", True)])
-def test_the_pages_network_computes_the_logits_of_torch(name, half, monkeypatch):
+@pytest.mark.parametrize(
+    "name, where",
+    [*((name, "float32") for name in NETWORKS), ("resnet20", "float16"),
+     *((name, "file") for name in FILE_LIMITS)],
+)  # fmt: skip
+def test_the_pages_network_computes_the_logits_of_torch(name, where, monkeypatch, tmp_path: Path):
     make, channels, size = NETWORKS[name]
     torch.manual_seed(0)
     model = settled(make(), channels, size)
-    monkeypatch.setattr("attar.report.program.FLOAT32_LIMIT", 0 if half else 1_000_000)
+    monkeypatch.setattr("attar.report.program.FLOAT32_LIMIT", 0 if where == "float16" else 1_000_000)
     shift, scale = torch.full((channels,), 100.0), torch.full((channels,), 0.012)
-    program = to_program(model, (channels, size, size), shift.tolist(), scale.tolist())
-    assert not any(step["kind"] == "affine" for step in program.steps) or name in ("densenet", "mixed", "cnn5")
+    if where == "file":
+        monkeypatch.setattr("attar.report.program.LARGEST", FILE_LIMITS[name])
+        monkeypatch.setattr("attar.report.program.KNOWN_LIMIT", 20)
+    program = to_program(model, (channels, size, size), shift.tolist(), scale.tolist(), beside=where == "file")
+    if where != "file":
+        assert not any(step["kind"] == "affine" for step in program.steps) or name in ("densenet", "mixed", "cnn5")
+    assert any(isinstance(constant, str) for constant in program.constants) == (where == "file")
     pixels = images(3, channels, size)
     with torch.no_grad():
         wanted = model((pixels.float() - shift.view(-1, 1, 1)) * scale.view(-1, 1, 1))
-    asset = str(files("attar.report").joinpath("assets", "network.js"))
+    asset = [str(files("attar.report").joinpath("assets", "network.js"))]
+    if where == "file":
+        (tmp_path / "model.safetensors").write_bytes(to_bytes(own_tensors(model)))
+        asset.append(str(tmp_path / "model.safetensors"))
     given = json.dumps({"program": program.to_dict(), "images": pixels.flatten(1).tolist()})
     done = subprocess.run(
-        [NODE, "-e", RUN, asset], input=given, capture_output=True, text=True, timeout=120, check=True
+        [NODE, "-e", RUN, *asset], input=given, capture_output=True, text=True, timeout=120, check=True
     )
     gap = (torch.tensor(json.loads(done.stdout)) - wanted).abs().max() / wanted.abs().max()
-    assert gap < (5e-3 if half else 5e-6)
+    assert gap < (5e-3 if where == "float16" else 5e-6)
 
 
 def test_writing_over_what_is_read_again_is_not_mistaken_for_a_new_tensor():
@@ -262,7 +334,7 @@ def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     flags += " --disable-component-update --enable-logging=stderr --virtual-time-budget=20000 --dump-dom"
     assert CHROMIUM is not None
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page cannot be opened")
@@ -289,7 +361,7 @@ def test_the_page_runs_in_a_browser_offline(pruned, tmp_path: Path):
 
 def test_constants_are_stored_whole():
     program = to_program(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), (1, 2, 2), [0.0], [1.0]).to_dict()
-    assert len(base64.b64decode(program["numbers"])) == 4 * sum(program["sizes"]) == 4 * 10
+    assert len(base64.b64decode(program["numbers"])) == 4 * sum(program["constants"]) == 4 * 10
 
 
 DROP = """
@@ -325,3 +397,76 @@ def test_an_image_of_the_readers_own_is_cut_scaled_and_shown_to_the_network(chan
     assert f'data-seen="{seen}"' in done.stdout
     shown = done.stdout.partition("<script")[0]
     assert "computed here in" in shown and "it is:" not in shown and "CONSOLE" not in done.stderr
+
+
+GIVE = """
+const give = (id, text, name) => {
+  const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), given = new DataTransfer();
+  given.items.add(new File([bytes], name));
+  document.getElementById(id).files = given.files;
+  document.getElementById(id).dispatchEvent(new Event("change"));
+};
+give("weights-file", "WRONG", "other.safetensors");
+setTimeout(() => {
+  document.body.dataset.before = document.getElementById("answer").textContent;
+  document.body.dataset.wrong = document.getElementById("weights-state").textContent;
+  give("weights-file", "RIGHT", "model.safetensors");
+}, 2000);
+const plot = document.querySelector("#frontier-plot svg"), dot = plot.querySelectorAll("circle")[1].getBoundingClientRect();
+const at = { clientX: dot.x + dot.width / 2, clientY: dot.y + dot.height / 2, pointerType: "mouse", bubbles: true };
+plot.dispatchEvent(new PointerEvent("pointermove", at));
+document.body.dataset.step = document.getElementById("frontier-step").textContent;
+document.body.dataset.widths = document.getElementById("widths").textContent;
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page cannot be opened")
+def test_a_large_network_runs_once_the_reader_gives_its_file_and_hovering_tells_a_step(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr("attar.report.program.LARGEST", 1000)
+    model, file = network(), tmp_path / "model.safetensors"
+    file.write_bytes(to_bytes(own_tensors(model)))
+    given = facts(frontier=frontier(), budget={"params": 700})
+    text = report_html(given, network=model, images=images(), predictions=predictions(), weights=file)
+    assert page_data(text)["program"]["file"]["bytes"] == file.stat().st_size
+    assert len(text) < 100_000 + file.stat().st_size / 10  # the weights are not in it
+    text = re.sub(r"<meta http-equiv[^>]*>", "", text)
+    right = file.read_bytes()
+    script = GIVE.replace("RIGHT", base64.b64encode(right).decode())
+    script = script.replace("WRONG", base64.b64encode(right[:-1] + b"!").decode())
+    page = tmp_path / "report.html"
+    page.write_text(text.replace("</body>", f"<script>{script}</script></body>"))
+    done = browse(page, tmp_path)
+    assert "CONSOLE" not in done.stderr
+    assert "before it has its weights" in re.search(r'data-before="([^"]*)"', done.stdout)[1]
+    assert "not the file that this page was made with" in re.search(r'data-wrong="([^"]*)"', done.stdout)[1]
+    gap = re.search(r'data-gap="([^"]+)" data-same="3/3"', done.stdout)
+    assert gap and float(gap[1]) < 1e-5
+    assert "computed here in" in done.stdout.partition("<script")[0]
+    step = re.search(r'data-step="([^"]*)"', done.stdout)[1]
+    assert "Step 1 of 3" in step and "900 parameters" in step and "90.00 %" in step
+    assert "7 of 8" in re.search(r'data-widths="([^"]*)"', done.stdout)[1]
+
+
+def test_the_verdict_tells_teacher_controls_and_ratios():
+    given = facts(frontier=frontier(), budget={"params": 700}, latency={"teacher": 3.0, "before": 0.5, "after": 1.0})
+    given["cost"] = {
+        "teacher": {"params": 20_000, "macs": 10_000, "bytes": 80_000},
+        "before": {"params": 2000, "macs": 10_000, "bytes": 8000},
+        "after": {"params": 1000, "macs": 5000, "bytes": 4000},
+    }
+    given["test"]["teacher"] = {"hits": 12, "n": 12, "accuracy": 1.0, "interval": [0.76, 1.0]}
+    given["against_teacher"] = {"first_only": 0, "second_only": 3, "exact": 0.25, "mid": 0.125}
+    page = report_html(given).partition("<script")[0]
+    for said in ("20× smaller", "2× smaller", "3× faster", "2× slower", "Its teacher is 25.00 points above", "20,000"):
+        assert said in page, said
+    assert "MISSED" in page and page.index("75.00 %") < page.index("MISSED") < page.index("Frontier")
+
+
+def test_mistakes_are_shown_with_the_teachers_opinion():
+    shown = predictions() | {"teacher": [2] * 12}
+    sure = {"student": [0.61] * 12, "teacher": [0.87] * 12}
+    page = report_html(
+        facts(), network=network(), images=images(), predictions=shown, confidence=sure, class_names=["a", "b", "c"]
+    )
+    assert page.count("teacher: c 87\u00a0%") == 3 and "→ b 61\u00a0%" in page
+    assert page_data(page)["trials"][0]["teacher_confidence"] == 0.87

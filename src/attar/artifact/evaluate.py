@@ -20,6 +20,8 @@ class Evaluation:
     images: int
     predictions: torch.Tensor
     """int64 (images,): the class of the largest logit."""
+    confidences: torch.Tensor
+    """float32 (images,): the probability of that class."""
 
     @property
     def accuracy(self) -> float:
@@ -41,8 +43,9 @@ def evaluate(model: nn.Module | Runner, images: torch.Tensor, labels: torch.Tens
     """
     if len(images) != len(labels) or len(images) == 0:
         raise ArtifactError(f"{len(images)} images for {len(labels)} labels: there must be one label for each image")
-    predictions = torch.cat([logits.argmax(1) for logits in logits_in_batches(model, images, batch)])
-    return Evaluation(int((predictions == labels.cpu()).sum()), len(images), predictions)
+    found = [(logits.argmax(1), logits.softmax(1).amax(1)) for logits in logits_in_batches(model, images, batch)]
+    predictions, confidences = (torch.cat(parts) for parts in zip(*found))
+    return Evaluation(int((predictions == labels.cpu()).sum()), len(images), predictions, confidences)
 
 
 def predict(model: nn.Module | Runner, images: torch.Tensor, batch: int = 256) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,21 @@ import torch
 from attar import artifact
 from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
-from attar.pipeline.exporting import add_views, judged, views_on_test, wanted_views
+from attar.pipeline.exporting import EAGER, add_views, judged, wanted_views
 from attar.pipeline.int8 import calibration, mend_int8
-from attar.pipeline.outputs import trained_teacher
 from attar.pipeline.pruning import pruned_student, surgery_record
+from attar.pipeline.reading import FILE, accuracy_facts, read_test
 from attar.pipeline.session import Session
-from attar.report import frontier_plot, report_html, report_json, report_markdown, summary, wilson_interval
-from attar.train import predict
+from attar.report import (
+    confusion_facts,
+    frontier_plot,
+    mcnemar,
+    mistake_facts,
+    report_html,
+    report_json,
+    report_markdown,
+    summary,
+)
 
 GOLDEN_IMAGES = 16
 
@@ -62,7 +70,7 @@ def _held_out(session: Session) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     model = artifact.load(session.folder.artifact, allow=session.own_builder)
     found = artifact.evaluate(model, session.data.images[samples], labels)
     return {"labels": labels.clone(), "predictions": found.predictions}, {
-        "held_out": _accuracy(found.correct, found.images)
+        "held_out": accuracy_facts(found.correct, found.images)
     }
 
 
@@ -74,13 +82,16 @@ def report(session: Session) -> dict[str, Any]:
     if plot is not None:
         content["frontier.svg"] = plot
     content["report.md"] = report_markdown(facts, "frontier.svg" if plot is not None else None)
-    predictions = session.folder.read_json("test.json")["predictions"]
+    test = session.folder.read_json(FILE)
+    predictions = test["predictions"]
     content["predictions.json"] = json.dumps(predictions) + "\n"
     content["report.html"] = report_html(
         facts,
         network=artifact.load(session.folder.artifact, allow=session.own_builder),
         images=session.data.test_images,
         predictions=predictions,
+        confidence=test.get("confidence"),
+        weights=session.folder.artifact / EAGER,
         class_names=session.data.class_names,
     )
     artifact.write_files(session.folder.artifact, content)
@@ -93,7 +104,7 @@ def gather(session: Session) -> dict[str, Any]:
     model = artifact.load(folder.artifact, allow=session.own_builder)
     description = model.artifact
     assert isinstance(description, artifact.Description)
-    test = _test(session, model)
+    test = read_test(session, model)
     record = folder.read_json("run.json")
     frontier = folder.result("prune")[1]["frontier"] if recipe.prune is not None else []
     return {
@@ -101,11 +112,16 @@ def gather(session: Session) -> dict[str, Any]:
         "name": recipe.name,
         "test": {name: test[name] for name in ("student", "teacher") if name in test},
         "test_read": test["read"],
+        "against_teacher": _against_teacher(test["predictions"]),
+        "confusion": confusion_facts(test["predictions"], session.data.class_names),
+        "mistakes": mistake_facts(test["predictions"], test.get("confidence")),
         "budget": description.budget,
         "cost": {
             "before": frontier[0]["cost"] if frontier else description.counts,
             "after": description.counts,
+            **test.get("cost", {}),
         },
+        "latency": test.get("latency", {}),
         "frontier": frontier,
         "held_out": {
             stage: folder.result(stage)[1]["held_out"]
@@ -133,6 +149,14 @@ def gather(session: Session) -> dict[str, Any]:
     }
 
 
+def _against_teacher(predictions: dict[str, list[int]]) -> dict[str, Any] | None:
+    """McNemar's test of the student (first) and its teacher; None where the teacher's predictions are not known."""
+    if "teacher" not in predictions:
+        return None
+    right = [[a == b for a, b in zip(predictions["labels"], predictions[who])] for who in ("student", "teacher")]
+    return asdict(mcnemar(*right))
+
+
 def budget_limits(session: Session) -> dict[str, float]:
     """The budget's limits as absolute figures."""
     settings = session.recipe.prune
@@ -158,31 +182,3 @@ def _distilled_student(session: Session) -> torch.nn.Module:
     model = session.build(session.recipe.student)
     model.load_state_dict(session.folder.result("distil")[0])
     return model
-
-
-def _test(session: Session, model: torch.nn.Module) -> dict[str, Any]:
-    """Read the test images once: what is found is kept in the run folder and never computed again."""
-    file = session.folder.path / "test.json"
-    if file.exists():
-        return session.folder.read_json(file.name)
-    images, labels = session.data.test_images, session.data.test_labels
-    student = artifact.evaluate(model, images, labels)
-    found: dict[str, Any] = {
-        "read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "student": _accuracy(student.correct, student.images),
-        "predictions": {"labels": labels.tolist(), "student": student.predictions.tolist()},
-    }
-    views = session.folder.result("export")[1].get("views", [])
-    found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
-    if session.recipe.teacher_network is not None:
-        everyone = torch.arange(len(images))
-        logits = predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
-        predictions = logits.argmax(1)
-        found["teacher"] = _accuracy(int((predictions == labels).sum()), len(labels))
-        found["predictions"]["teacher"] = predictions.tolist()
-    session.folder.write_json(file.name, found)
-    return found
-
-
-def _accuracy(hits: int, n: int) -> dict[str, Any]:
-    return {"hits": hits, "n": n, "accuracy": hits / n, "interval": wilson_interval(hits, n)}

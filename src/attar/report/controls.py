@@ -32,15 +32,24 @@ def controls_section(facts: dict[str, Any]) -> str:
     return "\n\n".join(["## Controls", intro, table(heads, rows), "\n".join(verdicts)])
 
 
-def verdict(control: dict[str, Any], own: dict[str, Any]) -> str:
-    """One sentence: which of the two is better, and whether that may be chance."""
+def against_teacher(facts: dict[str, Any]) -> str | None:
+    """One sentence: the run beside its teacher; None where the teacher was not tested."""
+    test, paired = facts["test"], facts.get("against_teacher")
+    if "teacher" not in test or paired is None:
+        return None
+    return verdict({"name": "teacher", "test": test["teacher"], "mcnemar": paired}, test["student"], plain=True)
+
+
+def verdict(control: dict[str, Any], own: dict[str, Any], plain: bool = False) -> str:
+    """One sentence: which of the two is better, and whether that may be chance; bold where a control is, unless `plain`."""
     gain = 100 * (own["accuracy"] - control["test"]["accuracy"])
     p = control["mcnemar"]["mid"]
     sure = f"p = {p:.2g}" if p < 0.05 else f"which may be chance, p = {p:.2g}"
     if gain > 0:
         return f"This run is {gain:.2f} points above its {control['name']} ({sure})."
     if gain < 0:
-        return f"**Its {control['name']} is {-gain:.2f} points above this run** ({sure})."
+        mark = "" if plain else "**"
+        return f"{mark}Its {control['name']} is {-gain:.2f} points above this run{mark} ({sure})."
     return f"This run and its {control['name']} get equally many images right."
 
 

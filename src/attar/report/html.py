@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 
 from attar.report import sections
 from attar.report.markup import Child, Markup, data, element, join, section
+from attar.report.mistakes import Predictions, confusion_facts, mistake_facts
 from attar.report.operations import NotRunnableError
 from attar.report.program import to_program
-from attar.report.samples import trial_samples, wrong_samples
+from attar.report.samples import pictures, trial_samples
 from attar.report.write import verdict_line
 
 Facts = dict[str, Any]
@@ -34,7 +37,9 @@ def report_html(
     *,
     network: nn.Module | None = None,
     images: Tensor | None = None,
-    predictions: dict[str, list[int]] | None = None,
+    predictions: Predictions | None = None,
+    confidence: Mapping[str, Sequence[float]] | None = None,
+    weights: Path | None = None,
     class_names: Sequence[str] = (),
 ) -> str:
     """The facts as one self-contained page.
@@ -44,55 +49,76 @@ def report_html(
         network: the compressed network, for the page to run; takes images normalised by the facts' mean and std.
         images: the test images, uint8 (N, C, H, W).
         predictions: for each test image its class: `labels`, `student` and perhaps `teacher`.
+        confidence: by the same names, the probability that each network gives the class that it predicts.
+        weights: the file with the network's weights, beside which the page will lie: a network that is too large for the
+            page is run there once the reader has chosen that file.
         class_names: in the order of the logits; numbers where they are missing.
     """
-    names = [str(name) for name in class_names] or class_numbers(predictions)
-    page = assemble(facts, network, images, predictions, names)
+    given = Given(facts, network, images, predictions, confidence or {}, weights, list(map(str, class_names)))
+    page = assemble(given)
     if len(page.encode()) > LARGEST:
-        page = assemble(facts, None, None, predictions, names, "the page would be larger than 3 MB with it")
+        small = replace(given, network=None, images=None)
+        page = assemble(small, "the page would be larger than 3 MB with it")
     return page
 
 
-def class_numbers(predictions: dict[str, list[int]] | None) -> list[str]:
-    """Names for classes that have none."""
-    largest = max((max(values, default=0) for values in (predictions or {}).values()), default=-1)
-    return [str(number) for number in range(largest + 1)]
+@dataclass(frozen=True)
+class Given:
+    """What a page is made of."""
+
+    facts: Facts
+    network: nn.Module | None
+    images: Tensor | None
+    predictions: Predictions | None
+    confidence: Mapping[str, Sequence[float]]
+    weights: Path | None
+    class_names: list[str]
 
 
-def assemble(
-    facts: Facts,
-    network: nn.Module | None,
-    images: Tensor | None,
-    predictions: dict[str, list[int]] | None,
-    names: list[str],
-    reason: str = "",
-) -> str:
-    """The page with all of its parts."""
-    content: dict[str, Any] = {"classes": names, "frontier": frontier_data(facts), "curves": curves(facts)}
-    wrong: list[dict[str, Any]] = []
-    if images is not None and predictions is not None:
-        form = normalisation(facts)
-        wrong = wrong_samples(network, images, form, predictions)
-        if network is not None:
-            content["trials"] = trial_samples(network, images, form, predictions)
+def assemble(given: Given, reason: str = "") -> str:
+    """The page with all of its parts; `reason` says why it does not run the network."""
+    facts, predictions = given.facts, given.predictions
+    confusion = confusion_facts(predictions, given.class_names) if predictions else None
+    content: dict[str, Any] = {
+        "classes": given.class_names or (confusion or {}).get("classes", []),
+        "frontier": frontier_data(facts),
+        "curves": curves(facts),
+    }
+    wrong: dict[str, Any] | None = None
+    if given.images is not None and predictions is not None:
+        wrong = mistake_facts(predictions, given.confidence)
+        wrong["shown"] = pictures(wrong["shown"], given.images)
+        if given.network is not None:
+            form = normalisation(facts)
+            content["trials"] = trial_samples(given.network, given.images, form, predictions, given.confidence)
             try:
-                content["program"] = to_program(network, images.shape[1:], form[0].flatten().tolist(),
-                                                form[1].flatten().tolist()).to_dict()  # fmt: skip
+                content["program"] = program(given, form)
             except NotRunnableError as error:
                 reason = str(error)
-    total = sum(a != b for a, b in zip(predictions["labels"], predictions["student"])) if predictions else 0
     body: list[Child] = [
         sections.verdict(facts),
-        trial("program" in content, reason, names),
+        trial(content.get("program"), reason),
         frontier(facts),
         learning(content["curves"]),
-        sections.confusion(predictions, names) if predictions else None,
-        sections.mistakes(wrong, total, names),
+        sections.confusion(confusion) if confusion else None,
+        sections.mistakes(wrong, content["classes"]) if wrong else None,
         sections.proof(facts),
         sections.views(facts),
         sections.origin(facts),
     ]
     return document(facts, join(body), content)
+
+
+def program(given: Given, form: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """The network for the page's interpreter, and of a large one the file that holds its weights."""
+    assert given.network is not None and given.images is not None
+    shift, scale = (values.flatten().tolist() for values in form)
+    made = to_program(given.network, given.images.shape[1:], shift, scale, beside=given.weights is not None)
+    plain = made.to_dict()
+    if given.weights is not None and len(made.inside) < len(made.constants):
+        digest = hashlib.sha256(given.weights.read_bytes()).hexdigest()
+        plain["file"] = {"name": given.weights.name, "bytes": given.weights.stat().st_size, "sha256": digest}
+    return plain
 
 
 def document(facts: Facts, body: Markup, content: dict[str, Any]) -> str:
@@ -158,15 +184,29 @@ def curves(facts: Facts) -> list[dict[str, Any]]:
     return found
 
 
-def trial(runs: bool, reason: str, names: list[str]) -> Markup | None:
+def trial(program: dict[str, Any] | None, reason: str) -> Markup | None:
     """The place where the page runs the network."""
-    if not runs:
+    if program is None:
         why = f"This page does not run the network: {reason}." if reason else None
         return section("trial", "Try it", element("p", why)) if why else None
-    text = (
-        "This page holds the compressed network and runs it here, in your browser; nothing leaves your device. "
-        "Choose a test image, or drop in one of your own."
-    )
+    choose = "Choose a test image, or drop in one of your own."
+    text = f"This page holds the compressed network and runs it here, in your browser; nothing leaves your device. {choose}"
+    weights: Child = None
+    if "file" in program:
+        file = program["file"]
+        text = (
+            "This page runs the compressed network here, in your browser; nothing leaves your device. Its weights are too "
+            f"large for the page ({file['bytes'] / 1e6:.1f} MB): first give it the file that lies beside it. Then "
+            f"{choose[0].lower()}{choose[1:]}"
+        )
+        weights = element(
+            "label",
+            element("b", f"Choose {file['name']}"),
+            element("span", " or drop it here", id="weights-state"),
+            element("input", type="file", accept=".safetensors", id="weights-file"),
+            class_="drop",
+            id="weights",
+        )
     drop = element(
         "label",
         element("b", "Drop an image here"),
@@ -188,10 +228,11 @@ def trial(runs: bool, reason: str, names: list[str]) -> Markup | None:
         "trial",
         "Try it",
         element("p", text),
+        weights,
         element("div", id="trials", class_="trials"),
         element("div", drop, swap, id="own"),
         stage,
-        element("p", "Checking the network against PyTorch …", id="check", class_="note"),
+        element("p", id="check", class_="note"),
         element("noscript", element("p", "The network runs only where scripts do.")),
     )
 

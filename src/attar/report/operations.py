@@ -27,6 +27,8 @@ class Value:
     shape: tuple[int, ...]
 
 
+LARGEST_GATHER = 200_000
+"""Places that data movement without strides may name in the page."""
 Operand = Value | Tensor | float
 
 
@@ -80,6 +82,10 @@ def hardtanh(to: Steps, x: Value, min_val: float = -1.0, max_val: float = 1.0) -
     return clamp(to, x, min_val, max_val)
 
 
+def square(to: Steps, x: Value) -> Value:
+    return power(to, x, 2.0)
+
+
 def power(to: Steps, x: Value, exponent: float) -> Value:
     need(isinstance(exponent, int | float), "power of a tensor")
     return to.step("unary", [x], x.shape, f="pow", p=[float(exponent), 0.0])
@@ -96,6 +102,13 @@ def binary(name: str) -> Callable[..., Value]:
         return to.step("binary", [first, second], shape, f=name, sa=list(strides[0]), sb=list(strides[1]))
 
     return operation
+
+
+def where(to: Steps, condition: Operand, a: Operand, b: Operand) -> Value:
+    """`a` where the condition is not 0, else `b`, with broadcasting."""
+    values = [to.value(operand) for operand in (condition, a, b)]
+    shape = torch.broadcast_shapes(*(value.shape for value in values))
+    return to.step("where", [to.view(torch.ops.aten.expand.default, v, list(shape)) for v in values], shape)
 
 
 def same(to: Steps, x: Value, *args: Any, **kwargs: Any) -> Value:
@@ -115,10 +128,10 @@ def conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Value:
-    need(isinstance(weight, Tensor) and len(x.shape) == 4, "convolution with computed weights")
-    assert isinstance(weight, Tensor)
+    kernels = to.value(weight)
+    need(len(x.shape) == 4 and len(kernels.shape) == 4, "convolution of another dimension than two")
     steps, holes = pair(stride), pair(dilation)
-    reach = [d * (k - 1) for d, k in zip(holes, weight.shape[2:])]
+    reach = [d * (k - 1) for d, k in zip(holes, kernels.shape[2:])]
     if padding == "same":
         need(all(r % 2 == 0 for r in reach), "convolution padded more on one side")
         around = [r // 2 for r in reach]
@@ -127,10 +140,10 @@ def conv2d(
     size = [(n + 2 * p - r - 1) // s + 1 for n, p, r, s in zip(x.shape[2:], around, reach, steps)]
     return to.step(
         "conv",
-        [x, to.value(weight), None if bias is None else to.value(bias)],
-        (1, weight.shape[0], *size),
+        [x, kernels, None if bias is None else to.value(bias)],
+        (x.shape[0], kernels.shape[0], *size),
         input=list(x.shape[1:]),
-        kernel=list(weight.shape[2:]),
+        kernel=list(kernels.shape[2:]),
         stride=steps,
         padding=around,
         dilation=holes,
@@ -143,14 +156,16 @@ def batch_norm(
     x: Value,
     weight: Tensor | None,
     bias: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
     training: bool,
     momentum: float,
     eps: float,
     *rest: Any,
 ) -> Value:
-    need(not training and mean is not None, "batch norm by the statistics of the batch")
+    if training or mean is None or var is None:  # by the statistics of what is given: of one image, or of weights
+        need(x.shape[0] == 1, "batch norm by the statistics of the batch")
+        return group_norm(to, x, x.shape[1], weight, bias, eps)
     scale = (var.double() + eps).rsqrt() * (1.0 if weight is None else weight.double())
     shift = (0.0 if bias is None else bias.double()) - mean.double() * scale
     inner = math.prod(x.shape[2:])
@@ -158,19 +173,27 @@ def batch_norm(
 
 
 def linear(to: Steps, x: Value, weight: Operand, bias: Operand | None = None) -> Value:
-    need(isinstance(weight, Tensor), "linear layer with computed weights")
-    assert isinstance(weight, Tensor)
-    rows = math.prod(x.shape[:-1])
-    inputs = [x, to.value(weight), None if bias is None else to.value(bias)]
-    return to.step("linear", inputs, (*x.shape[:-1], weight.shape[0]), rows=rows, k=weight.shape[1])
+    matrix = to.value(weight)
+    need(len(matrix.shape) == 2, "linear layer of this kind")
+    inputs = [x, matrix, None if bias is None else to.value(bias)]
+    shape = (*x.shape[:-1], matrix.shape[0])
+    return to.step("linear", inputs, shape, rows=math.prod(x.shape[:-1]), k=matrix.shape[1])
 
 
 def matmul(to: Steps, a: Operand, b: Operand) -> Value:
-    """Products of matrices, one for each place of the leading dimensions."""
+    """Products of matrices, one for each place of the leading dimensions, which may be broadcast."""
     first, second = to.value(a), to.value(b)
-    (*lead_a, m, k), (*lead_b, k2, n) = first.shape, second.shape
-    need(lead_a == lead_b and k == k2, "product of matrices with broadcasting")
-    return to.step("matmul", [first, second], (*lead_a, m, n), batch=math.prod(lead_a), m=m, k=k, n=n)
+    need(len(first.shape) > 1 and len(second.shape) > 1, "product with a vector")
+    lead = torch.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    expand = torch.ops.aten.expand.default
+    first, second = (to.view(expand, v, [*lead, *v.shape[-2:]]) for v in (first, second))
+    (m, k), n = first.shape[-2:], second.shape[-1]
+    return to.step("matmul", [first, second], (*lead, m, n), batch=math.prod(lead), m=m, k=k, n=n)
+
+
+def add_matmul(to: Steps, added: Operand, a: Operand, b: Operand, *, beta: float = 1, alpha: float = 1) -> Value:
+    need(alpha == beta == 1, "sum with a factor")
+    return binary("add")(to, matmul(to, a, b), added)
 
 
 def attention(
@@ -178,23 +201,111 @@ def attention(
     q: Value,
     k: Value,
     v: Value,
-    mask: Any = None,
+    mask: Operand | None = None,
     dropout: float = 0.0,
     causal: bool = False,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Value:
-    """softmax(q k' scale) v for each head."""
-    need(mask is None and not causal and not enable_gqa, "attention with a mask")
+    """softmax(q k' scale + mask) v for each head."""
+    need(not enable_gqa, "attention with grouped queries")
     scores = matmul(to, q, to.view(torch.ops.aten.transpose.int, k, -2, -1))
-    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return matmul(to, softmax(to, binary("mul")(to, scores, factor), -1), v)
+    scores = binary("mul")(to, scores, 1 / math.sqrt(q.shape[-1]) if scale is None else scale)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    if mask is not None:
+        scores = binary("add")(to, scores, mask)
+    return matmul(to, softmax(to, scores, -1), v)
 
 
-def softmax(to: Steps, x: Value, dim: int, dtype: Any = None) -> Value:
-    need(dim % len(x.shape) == len(x.shape) - 1, "softmax over other than the last dimension")
-    return to.step("softmax", [x], x.shape, size=x.shape[-1])
+def softmax(to: Steps, x: Value, dim: int, *rest: Any, **kwargs: Any) -> Value:
+    last = len(x.shape) - 1
+    swap = torch.ops.aten.transpose.int
+    moved = x if dim % (last + 1) == last else to.view(swap, x, dim, last)
+    result = to.step("softmax", [moved], moved.shape, size=moved.shape[-1])
+    return result if moved is x else to.view(swap, result, dim, last)
+
+
+def vector_norm(to: Steps, x: Value, order: float = 2, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Value:
+    need(order == 2, f"norm of order {order}")
+    return unary("sqrt")(to, reduction("sum")(to, power(to, x, 2.0), dim, keepdim))
+
+
+def addcmul(to: Steps, x: Operand, a: Operand, b: Operand, *, value: float = 1) -> Value:
+    product = binary("mul")(to, a, b)
+    return binary("add")(to, x, product if value == 1 else binary("mul")(to, product, value))
+
+
+def stack(to: Steps, parts: Sequence[Operand], dim: int = 0) -> Value:
+    insert = torch.ops.aten.unsqueeze.default
+    return concatenate(to, [to.view(insert, to.value(part), dim) for part in parts], dim)
+
+
+def roll(to: Steps, x: Value, shifts: Any, dims: Any = ()) -> Value:
+    moves, axes = ([v] if isinstance(v, int) else list(v) for v in (shifts, dims))
+    need(len(moves) == len(axes), "roll of the flattened tensor")
+    cut = torch.ops.aten.slice.Tensor
+    for move, axis in zip(moves, axes):
+        size = x.shape[axis]
+        if at := -move % size:
+            x = concatenate(to, [to.view(cut, x, axis, at, size), to.view(cut, x, axis, 0, at)], axis)
+    return x
+
+
+def gathered(name: str) -> Callable[..., Value]:
+    """Data movement that is no stride: torch moves the numbers 1, 2, 3 ... and so says what lies where; 0 is nothing."""
+
+    def operation(to: Steps, x: Value, *args: Any, **kwargs: Any) -> Value:
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        need(not any(isinstance(leaf, Value) for leaf in leaves), f"{name} at computed places")
+        places = torch.arange(1, math.prod(x.shape) + 1, dtype=torch.float64).view(x.shape)
+        moved = getattr(torch.ops.aten, name)(places, *args, **kwargs).long() - 1
+        need(moved.numel() <= LARGEST_GATHER, f"{name} of {moved.numel():,} numbers")
+        return to.step("gather", [x], moved.shape, at=moved.flatten().tolist())
+
+    return operation
+
+
+def conv1d(
+    to: Steps,
+    x: Value,
+    weight: Operand,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    """As a convolution of images of one row."""
+    insert, remove = torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim
+    steps, around, holes = ([0 if i == 1 else 1, single(v)] if not isinstance(v, str) else v
+                            for i, v in enumerate((stride, padding, dilation)))  # fmt: skip
+    rows = conv2d(to, to.view(insert, x, 2), to.view(insert, to.value(weight), 2), bias, steps, around, holes, groups)
+    return to.view(remove, rows, 2)
+
+
+def single(values: int | Sequence[int]) -> int:
+    """The one number of what torch takes as a number or a list of one."""
+    return values if isinstance(values, int) else next(iter(values))
+
+
+def convolution(
+    to: Steps,
+    x: Value,
+    weight: Operand,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    *rest: Any,
+) -> Value:
+    need(not transposed, "transposed convolution")
+    kind = conv1d if len(x.shape) == 3 else conv2d
+    return kind(to, x, weight, bias, stride, padding, dilation, rest[-1])
 
 
 def layer_norm(
@@ -291,7 +402,7 @@ def pad(to: Steps, x: Value, amounts: Sequence[int], mode: Any = "constant", val
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: unary(name) for name in ("relu", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "exp", "sqrt")},
-    **{name: unary(name) for name in ("rsqrt", "neg", "abs", "relu6", "mish", "softplus", "erf")},
+    **{name: unary(name) for name in ("rsqrt", "neg", "abs", "relu6", "mish", "softplus", "erf", "sin", "cos", "log")},
     "leaky_relu": unary("leaky_relu", 0.01),
     "elu": unary("elu", 1.0),
     "gelu": gelu,
@@ -300,6 +411,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "hardtanh": hardtanh,
     "pow": power,
     **{name: binary(name) for name in ("add", "sub", "mul", "div", "maximum", "minimum")},
+    **{name: binary(name) for name in ("le", "lt", "ge", "gt", "eq", "ne")},
+    "where": where,
     **dict.fromkeys(
         ("dropout", "feature_dropout", "alpha_dropout", "clone", "contiguous", "to", "_to_copy", "detach"), same
     ),
@@ -308,6 +421,20 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "matmul": matmul,
     "bmm": matmul,
+    "mm": matmul,
+    "addmm": add_matmul,
+    "addcmul": addcmul,
+    "square": square,
+    "stack": stack,
+    "roll": roll,
+    "linalg_vector_norm": vector_norm,
+    "conv1d": conv1d,
+    "convolution": convolution,
+    "_softmax": softmax,
+    **{
+        name: gathered(name)
+        for name in ("index", "index_select", "gather", "flip", "im2col", "upsample_nearest2d", "repeat")
+    },
     "scaled_dot_product_attention": attention,
     "softmax": softmax,
     "layer_norm": layer_norm,

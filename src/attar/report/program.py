@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import base64
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
 from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from attar.artifact.weights import own_tensors
 from attar.report.operations import OPERATIONS, NotRunnableError, Operand, Value
 
 FLOAT32_LIMIT = 300_000
 """Numbers stored as float32; beyond, as float16, so that the page stays small."""
 LARGEST = 700_000
-"""Numbers that fit into the page at all."""
+"""Numbers that fit into the page; those of a larger network stay in the weights' file, for the page to be given."""
+KNOWN_LIMIT = 60_000
+"""Numbers that are computed now, of a network whose weights stay in their file; larger ones the page computes."""
 IMAGE = 0
 """The value that is the input, while translating."""
 
@@ -36,19 +42,25 @@ class Program:
     scale: list[float]
     """Pixels 0..255 become (pixel - shift) * scale, for each channel."""
     steps: list[dict[str, Any]]
-    constants: list[Tensor]
-    """The value with number i is the constant i, the image has the number after the last."""
+    constants: list[Tensor | str]
+    """The value with number i is the constant i, the image has the number after the last. A text names a tensor of the
+    weights' file."""
     output: int
 
     @property
+    def inside(self) -> list[Tensor]:
+        """The constants that the page holds itself."""
+        return [constant for constant in self.constants if isinstance(constant, Tensor)]
+
+    @property
     def numbers(self) -> int:
-        """How many numbers the constants hold."""
-        return sum(constant.numel() for constant in self.constants)
+        """How many numbers the page holds itself."""
+        return sum(constant.numel() for constant in self.inside)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; the constants as base64 of little-endian numbers."""
+        """Plain data for JSON; the page's own constants as base64 of little-endian numbers."""
         half = self.numbers > FLOAT32_LIMIT
-        flat = torch.cat([constant.flatten() for constant in self.constants]) if self.constants else torch.zeros(0)
+        flat = torch.cat([constant.flatten() for constant in self.inside]) if self.inside else torch.zeros(0)
         numbers = flat.to(torch.float16 if half else torch.float32).numpy()
         return {
             "input": list(self.input),
@@ -56,33 +68,39 @@ class Program:
             "scale": self.scale,
             "steps": self.steps,
             "output": self.output,
-            "sizes": [constant.numel() for constant in self.constants],
+            "constants": [constant if isinstance(constant, str) else constant.numel() for constant in self.constants],
             "precision": "float16" if half else "float32",
             "numbers": base64.b64encode(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()).decode(),
         }
 
 
-def to_program(network: nn.Module, size: Sequence[int], shift: Sequence[float], scale: Sequence[float]) -> Program:
+def to_program(
+    network: nn.Module, size: Sequence[int], shift: Sequence[float], scale: Sequence[float], beside: bool = False
+) -> Program:
     """Translate a classifier.
 
     Args:
         network: takes float32 (B, C, H, W), gives logits (B, classes); left as it is.
         size: (C, H, W).
         shift, scale: for each channel, how pixels 0..255 are normalised.
+        beside: whether the page can be given the file with the network's weights: a large network is run with that.
 
     Raises:
         NotRunnableError: it cannot be captured, has an operation that the interpreter lacks, or is too large for a page.
     """
     count = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers()))
-    if count > LARGEST:
+    if count > LARGEST and not beside:
         raise NotRunnableError(f"its {count:,} numbers are more than the {LARGEST:,} that fit into this page")
     channels, height, width = size
-    translator = Translator((channels, height, width))
+    translator = Translator((channels, height, width), own_tensors(network) if count > LARGEST else {})
     exported = capture(network, translator.size)
     with torch.no_grad():
         translator.run(exported)
     translator.fold()
-    return translator.program(translator.size, shift, scale)
+    program = translator.program(translator.size, shift, scale)
+    if program.numbers > LARGEST:
+        raise NotRunnableError(f"{program.numbers:,} of its numbers are in no file and do not fit into this page")
+    return program
 
 
 def capture(network: nn.Module, size: tuple[int, int, int]) -> torch.export.ExportedProgram:
@@ -106,14 +124,25 @@ def capture(network: nn.Module, size: tuple[int, int, int]) -> torch.export.Expo
 
 
 class Translator:
-    """Goes through the captured operations in order; `found` holds what each has become."""
+    """Goes through the captured operations in order, and notes what each becomes."""
 
-    def __init__(self, size: tuple[int, int, int]) -> None:
+    def __init__(self, size: tuple[int, int, int], file: Mapping[str, Tensor]) -> None:
+        """
+        Args:
+            size: (C, H, W).
+            file: tensors by the names that they have in the weights' file, to be read from there; empty: all are constants.
+        """
         self.size = size
-        self.found: dict[Node, Any] = {}
+        self.file = {place(tensor): name for name, tensor in file.items()}
+        self.names: dict[int, str] = {}
+        """Name in the file, by the id of the tensor."""
+        self.kept: list[Any] = []
+        """Everything that was computed now, so that no id in `names` is used again."""
+        self.shared: set[int] = set()
+        """Where the network's own tensors lie."""
         self.steps: list[dict[str, Any]] = []
-        self.constants: dict[int, Tensor] = {}
-        """By the number of the value; float64."""
+        self.constants: dict[int, Tensor | str] = {}
+        """By the number of the value; float64, or the name in the weights' file."""
         self.next = IMAGE + 1
         self.output = IMAGE
 
@@ -123,51 +152,119 @@ class Translator:
         tensors = {**exported.state_dict, **exported.constants}
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         names |= signature.inputs_to_lifted_tensor_constants
-        for node in exported.graph.nodes:
+        inputs = [
+            self.known(tensors[names[node.name]]) if node.name in names else Value(IMAGE, (1, *self.size))
+            for node in exported.graph.nodes
+            if node.op == "placeholder"
+        ]
+        self.output = self.logits(self.graph(exported.graph_module, inputs))
+
+    def graph(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        """Translate a graph whose placeholders are these; what its outputs have become."""
+        found: dict[Node, Any] = {}
+        given = iter(inputs)
+        for node in module.graph.nodes:
             if node.op == "placeholder":
-                if node.name in names:
-                    tensor = tensors[names[node.name]].detach().cpu()
-                    self.found[node] = tensor.float() if tensor.is_floating_point() else tensor
-                else:
-                    self.found[node] = Value(IMAGE, (1, *self.size))
-            elif node.op == "call_function":
-                self.found[node] = self.call(node)
-            elif node.op == "output":
-                self.output = self.logits(node.args[0])
+                found[node] = next(given)
+            elif node.op == "get_attr":
+                found[node] = getattr(module, str(node.target))
+            else:
+                args, kwargs = torch.utils._pytree.tree_map(
+                    lambda a: found[a] if isinstance(a, Node) else a, (tuple(node.args), dict(node.kwargs))
+                )
+                if node.op == "output":
+                    return args[0]
+                if writes_over(node.target):
+                    self.check_alone(node, args[0])
+                found[node] = self.call(node.target, args, kwargs)
+                self.kept.append(found[node])
+        raise NotRunnableError("its graph has no output")
+
+    def known(self, tensor: Tensor) -> Tensor:
+        """A tensor of the network, as the operations take it."""
+        found = tensor.detach().cpu()
+        found = found.float() if found.is_floating_point() else found.view_as(found)
+        self.kept.append(found)
+        self.shared.add(found.untyped_storage().data_ptr())
+        if place(tensor) in self.file:
+            self.names[id(found)] = self.file[place(tensor)]
+        return found
 
     def logits(self, results: Any) -> int:
-        values = [self.found[node] for node in torch.utils._pytree.tree_leaves(results) if isinstance(node, Node)]
+        values = [leaf for leaf in torch.utils._pytree.tree_leaves(results) if leaf is not None]
         if len(values) != 1 or not isinstance(values[0], Value) or len(values[0].shape) != 2:
             raise NotRunnableError("it does not give one tensor of logits")
         return values[0].id
 
-    def call(self, node: Node) -> Any:
-        """One operation: done now if it depends on no image, a step of the program otherwise."""
-        args, kwargs = torch.utils._pytree.tree_map(
-            lambda a: self.found[a] if isinstance(a, Node) else a, (tuple(node.args), dict(node.kwargs))
-        )
+    def call(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One operation: done now if it depends on no image, steps of the program otherwise."""
+        if isinstance(
+            target, torch._ops.HigherOrderOperator
+        ):  # a part under another autocast: the page has float32 only
+            part = next((i for i, a in enumerate(args) if isinstance(a, torch.fx.GraphModule)), None)
+            if part is None:
+                raise NotRunnableError(f"the page's interpreter has no operation {target.name()!r}")
+            return self.graph(args[part], args[part + 1 :])
         leaves = torch.utils._pytree.tree_leaves((args, kwargs))
         if not any(isinstance(leaf, Value) for leaf in leaves):
-            return node.target(*args, **kwargs)  # type: ignore[operator]
-        target: Any = node.target
+            result = target(*args, **kwargs)
+            if not any(id(leaf) in self.names for leaf in leaves) or small(result):
+                return result
+            args = tuple(
+                self.value(arg) if id(arg) in self.names or (i == 0 and isinstance(arg, Tensor)) else arg
+                for i, arg in enumerate(args)
+            )
         if not hasattr(target, "_schema"):
             return target(*args)  # getitem on what a split gave
-        name = target._schema.name.removeprefix("aten::")
-        if any(alias.alias_info and alias.alias_info.is_write for alias in target._schema.arguments):
-            self.check_alone(node)
+        return self.operation(target, args, kwargs)
+
+    def operation(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation of ATen on values: one of the table's, data movement, or what torch itself makes of it."""
+        schema = target._schema
+        name = schema.name.removeprefix("aten::")
+        if writes_over(target):
             name = name.removesuffix("_")
         if name in OPERATIONS:
-            result: Any = OPERATIONS[name](self, *args, **kwargs)
-        elif all(returned.alias_info for returned in target._schema.returns):
-            result = self.view(target, *args, **kwargs)
-        else:
-            raise NotRunnableError(f"the page's interpreter has no operation {name!r}")
-        if isinstance(result, Value) and result.shape != tuple(node.meta["val"].shape):
-            raise NotRunnableError(f"the operation {name!r} is used in a way that the page's interpreter does not know")
-        return result
+            try:
+                return OPERATIONS[name](self, *args, **kwargs)
+            except TypeError as error:  # an argument that the table's function does not have
+                raise NotRunnableError(f"the page's interpreter has no operation {name!r} of this kind") from error
+        if schema.returns and all(returned.alias_info for returned in schema.returns):
+            return self.view(target, *args, **kwargs)
+        if not schema.returns:
+            return None  # an assertion
+        return self.decomposed(target, args, kwargs)
 
-    def check_alone(self, node: Node) -> None:
-        """Raise if something reads a tensor, or a part of it, after it was written over: steps never write over."""
+    def decomposed(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What an operation is made of, by torch's own account, translated in its place."""
+        leaves, structure = torch.utils._pytree.tree_flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Value | Tensor)]
+
+        def run(*tensors: Tensor) -> Any:
+            own = [*leaves]
+            for i, tensor in zip(places, tensors):
+                own[i] = tensor
+            again, named = torch.utils._pytree.tree_unflatten(own, structure)
+            return target(*again, **named)
+
+        examples = [
+            leaf if isinstance(leaf, Tensor) else torch.zeros(leaf.shape) for leaf in map(leaves.__getitem__, places)
+        ]
+        made = make_fx(run, decomposition_table=decompositions())(*examples)
+        if any(node.target is target for node in made.graph.nodes):
+            raise NotRunnableError(
+                f"the page's interpreter has no operation {target._schema.name.removeprefix('aten::')!r}"
+            )
+        return self.graph(made, [leaves[i] for i in places])
+
+    def check_alone(self, node: Node, target: Any) -> None:
+        """Raise if something reads a value, or a part of it, after it was written over: steps never write over."""
+        if isinstance(
+            target, Tensor
+        ):  # written over now, as torch does; the network's own tensors must stay as they are
+            if target.untyped_storage().data_ptr() in self.shared:
+                raise NotRunnableError("it writes over its own weights")
+            return
         order = {other: i for i, other in enumerate(node.graph.nodes)}
         written = node.args[0]
         if any(order[user] > order[node] for user in getattr(written, "users", ())) or (
@@ -180,7 +277,8 @@ class Translator:
     def view(self, target: Callable[..., Any], value: Value, *args: Any, **kwargs: Any) -> Any:
         """Data movement: torch says where each element lies; nothing is copied where the order stays."""
         base = torch.empty(value.shape, device="meta")
-        results = target(base, *args, **kwargs)
+        others = [torch.empty(arg.shape, device="meta") if isinstance(arg, Value) else arg for arg in args]
+        results = target(base, *others, **kwargs)
         if isinstance(results, Tensor):
             return self.moved(value, results)
         return [self.moved(value, result) for result in results]
@@ -203,10 +301,10 @@ class Translator:
         """What a step can read: numbers and tensors become constants of the program."""
         if isinstance(operand, Value):
             return operand
-        tensor = torch.as_tensor(operand).detach().double().cpu()
+        tensor = torch.as_tensor(operand).detach()
         result = Value(self.next, tuple(tensor.shape))
         self.next += 1
-        self.constants[result.id] = tensor
+        self.constants[result.id] = self.names[id(operand)] if id(operand) in self.names else tensor.double().cpu()
         return result
 
     def fold(self) -> None:
@@ -221,11 +319,13 @@ class Translator:
             conv = makers.get(before)
             if conv is None or users[before] > 1:
                 continue
-            _, weight, bias = conv["in"]
-            factor = self.constants[scale]
-            old = self.constants[bias] if bias is not None else torch.zeros_like(factor)
-            conv["in"][1] = self.value(self.constants[weight] * factor.view(-1, 1, 1, 1)).id
-            conv["in"][2] = self.value(old * factor + self.constants[shift]).id
+            _, weight, bias = (self.constants.get(used) for used in conv["in"])
+            factor, added = self.constants[scale], self.constants[shift]
+            if not isinstance(weight, Tensor) or not isinstance(factor, Tensor) or not isinstance(added, Tensor):
+                continue  # the weights are not known here
+            old = bias if isinstance(bias, Tensor) else torch.zeros_like(factor)
+            conv["in"][1] = self.value(weight * factor.view(-1, 1, 1, 1)).id
+            conv["in"][2] = self.value(old * factor + added).id
             conv["out"] = step["out"]
             self.steps.remove(step)
 
@@ -243,6 +343,29 @@ class Translator:
             step["free"] = [value for value, end in last.items() if end == i and value != output]
         constants = [self.constants[old] for old in used]
         return Program(size, list(shift), list(scale), self.steps, constants, output)
+
+
+@cache
+def decompositions() -> Any:
+    """What torch's operations are made of, down to its core operations."""
+    return core_aten_decompositions()
+
+
+def writes_over(target: Any) -> bool:
+    """Whether an operation writes over one of its inputs."""
+    schema = getattr(target, "_schema", None)
+    return schema is not None and any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
+
+
+def place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
+    """What tells a network's tensors apart."""
+    return tensor.data_ptr(), tuple(tensor.shape)
+
+
+def small(results: Any) -> bool:
+    """Whether an operation's results may stand in the page."""
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
+    return all(tensor.numel() <= KNOWN_LIMIT for tensor in tensors)
 
 
 def is_view(node: Node) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-WRONG = 60
+from attar.report.mistakes import spread
+
 TRIALS = 24
 THUMBNAIL = 64
 """Longest side in pixels of what is only looked at."""
@@ -20,58 +21,55 @@ CHARACTERS = 350_000
 """For the PNGs of either kind; what exceeds it is left out."""
 
 
-def wrong_samples(
-    network: nn.Module | None, images: Tensor, form: tuple[Tensor, Tensor], predictions: dict[str, list[int]]
-) -> list[dict[str, Any]]:
-    """Images that the network gets wrong, at most `WRONG`, evenly spread over all of them.
+def pictures(shown: list[dict[str, Any]], images: Tensor) -> list[dict[str, Any]]:
+    """What `mistake_facts` shows, each with a small picture as `png` (base64), as far as they fit.
 
     Args:
-        network: takes normalised float32 (B, C, H, W), gives logits; None leaves out the confidences.
+        shown: with the `index` of each.
         images: all test images, uint8 (N, C, H, W).
-        form: shift and scale of the normalisation, each (C, 1, 1).
-        predictions: `labels`, `student` and perhaps `teacher`, a class for each image.
-
-    Returns:
-        For each: index, label, student, teacher, png (base64, small) and, with a network, confidence and the
-        probability it gives the label.
     """
-    labels, student = predictions["labels"], predictions["student"]
-    chosen = spread([i for i, (a, b) in enumerate(zip(labels, student)) if a != b], WRONG)
-    return described(network, images, form, predictions, chosen, THUMBNAIL)
+    return within_size({**row, "png": encoded(images[row["index"]], THUMBNAIL)} for row in shown)
 
 
 def trial_samples(
-    network: nn.Module, images: Tensor, form: tuple[Tensor, Tensor], predictions: dict[str, list[int]]
-) -> list[dict[str, Any]]:
-    """A few test images evenly spread, of full size and with the network's logits, to run the page's copy on."""
-    return described(network, images, form, predictions, spread(range(len(images)), TRIALS), None)
-
-
-def described(
-    network: nn.Module | None,
+    network: nn.Module,
     images: Tensor,
     form: tuple[Tensor, Tensor],
-    predictions: dict[str, list[int]],
-    chosen: list[int],
-    longest: int | None,
+    predictions: Mapping[str, Sequence[int]],
+    confidence: Mapping[str, Sequence[float]],
 ) -> list[dict[str, Any]]:
-    """What the page tells of each chosen image."""
-    logits = logits_of(network, images[chosen], form) if network is not None and chosen else None
+    """A few test images evenly spread, of full size and with the network's logits, to run the page's copy on.
+
+    Args:
+        network: takes normalised float32 (B, C, H, W), gives logits.
+        images: all test images, uint8 (N, C, H, W).
+        form: shift and scale of the normalisation, each (C, 1, 1).
+        predictions, confidence: as for `mistake_facts`.
+
+    Returns:
+        For each: index, label, png (base64), logits, and the teacher's class and confidence where they are known.
+    """
+    chosen = spread(range(len(images)), TRIALS)  # there is at least one test image
+    samples = within_size({"index": i, "png": encoded(images[i], None)} for i in chosen)
+    logits = logits_of(network, images[[sample["index"] for sample in samples]], form)
+    for sample, row in zip(samples, logits):
+        i = sample["index"]
+        sample |= {"label": predictions["labels"][i], "logits": [round(value, 6) for value in row.tolist()]}
+        if "teacher" in predictions:
+            sample["teacher"] = predictions["teacher"][i]
+        if "teacher" in confidence:
+            sample["teacher_confidence"] = confidence["teacher"][i]
+    return samples
+
+
+def within_size(samples: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first samples whose pictures fit, at least one of them."""
     found: list[dict[str, Any]] = []
     characters = 0
-    for row, i in enumerate(chosen):
-        png = base64.b64encode(to_png(smaller(images[i], longest))).decode()
-        characters += len(png)
+    for sample in samples:
+        characters += len(sample["png"])
         if characters > CHARACTERS and found:
             break
-        sample: dict[str, Any] = {"index": i, "png": png}
-        sample |= {name if name != "labels" else "label": values[i] for name, values in predictions.items()}
-        if logits is not None:
-            chances = logits[row].double().softmax(0)
-            sample["confidence"] = chances.max().item()
-            sample["of_label"] = chances[sample["label"]].item()
-            if longest is None:
-                sample["logits"] = [round(value, 6) for value in logits[row].tolist()]
         found.append(sample)
     return found
 
@@ -87,13 +85,6 @@ def logits_of(network: nn.Module, images: Tensor, form: tuple[Tensor, Tensor]) -
     return torch.cat(batches).float().cpu()
 
 
-def spread(candidates: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the candidates, evenly spaced: the same ones each time, and no preference among them."""
-    if len(candidates) <= count:
-        return list(candidates)
-    return [candidates[i * len(candidates) // count] for i in range(count)]
-
-
 def smaller(image: Tensor, longest: int | None) -> Tensor:
     """uint8 (C, H, W) with its longest side at most `longest`, averaged down."""
     height, width = image.shape[1:]
@@ -102,6 +93,11 @@ def smaller(image: Tensor, longest: int | None) -> Tensor:
         return image
     size = (max(1, height * longest // side), max(1, width * longest // side))
     return adaptive_avg_pool2d(image.float(), size).round().to(torch.uint8)
+
+
+def encoded(image: Tensor, longest: int | None) -> str:
+    """A picture as base64 of a PNG."""
+    return base64.b64encode(to_png(smaller(image, longest))).decode()
 
 
 def to_png(image: Tensor) -> bytes:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from attar.report.controls import against_teacher
 from attar.report.controls import verdict as sentence
+from attar.report.costs import COSTS, cost_lines
 from attar.report.markdown import interval, percent
 from attar.report.markup import Child, Markup, element, join, section, table
 
 Facts = dict[str, Any]
-COSTS = {"params": "parameters", "macs": "MACs of one image", "bytes": "bytes of weights", "latency": "seconds"}
-LARGEST_MATRIX = 25
-"""Classes beyond which a confusion matrix tells nothing at a glance."""
+LIMITS = {**COSTS, "latency": "seconds for one image"}
 
 
 def verdict(facts: Facts) -> Markup:
@@ -21,6 +20,7 @@ def verdict(facts: Facts) -> Markup:
     test = facts["test"]["student"]
     controls = facts.get("controls") or []
     tested = {**facts["test"], **{control["name"]: control["test"] for control in controls}}
+    rivals = [against_teacher(facts), *(sentence(control, test) for control in controls)]
     return element(
         "header",
         element("p", "attar report", class_="kicker"),
@@ -31,13 +31,15 @@ def verdict(facts: Facts) -> Markup:
             element("span", f" {interval(test)} on {test['n']:,} test images"),
             class_="headline",
         ),
-        element("div", budgets(facts), ratios(facts), class_="cards"),
+        element("div", budgets(facts), class_="cards") if facts["budget"] else None,
         accuracies(tested),
-        [element("p", sentence(control, test).replace("**", "")) for control in controls],
+        [element("p", text.replace("**", "")) for text in rivals if text],
+        costs(facts),
         element(
             "p",
             "The test images were read once, after the last step, with the last (or averaged) weights. "
-            "Brackets are Wilson's 95 % interval.",
+            "Brackets are Wilson's 95 % interval; p is McNemar's (mid-p), of the same images."
+            + (" Times are of one image in PyTorch on one thread of the CPU." if facts.get("latency") else ""),
             class_="note",
         ),
     )
@@ -55,7 +57,7 @@ def budgets(facts: Facts) -> list[Markup]:
         cards.append(
             element(
                 "div",
-                element("small", f"Budget: {COSTS.get(kind, kind)}"),
+                element("small", f"Budget: {LIMITS.get(kind, kind)}"),
                 element("strong", word, class_="good" if held else "bad"),
                 element("span", f"{number(used)} of {number(limit)}"),
                 element("i", element("i", style=f"width:{100 * share:.2f}%"), class_="meter"),
@@ -65,20 +67,35 @@ def budgets(facts: Facts) -> list[Markup]:
     return cards
 
 
-def ratios(facts: Facts) -> list[Markup]:
-    """A card for each cost: how much smaller the network became."""
-    before, after = facts["cost"]["before"], facts["cost"]["after"]
-    cards = []
-    for kind, name in COSTS.items():
-        if not before.get(kind) or not after.get(kind):
-            continue
-        cut = after[kind] < before[kind]
-        change = f"{before[kind] / after[kind]:.1f}× smaller" if cut else "as it was"
-        text = f"{number(before[kind])} → {number(after[kind])}" if cut else number(after[kind])
-        cards.append(
-            element("div", element("small", name), element("strong", change), element("span", text), class_="card")
+def costs(facts: Facts) -> Markup | None:
+    """What the network costs, and how much less that is than the teacher and the student before pruning."""
+    lines = list(cost_lines(facts))
+    others = [
+        (title, figure, change)
+        for title, figure, change in (
+            ("than the teacher", lambda line: line.teacher, lambda line: line.than_teacher),
+            ("than before pruning", lambda line: line.before, lambda line: line.than_before),
         )
-    return cards
+        if any(change(line) for line in lines)
+    ]
+    rows = [
+        [
+            line.name,
+            element("b", f"{number(line.after)}{line.unit}"),
+            *(against(change(line), figure(line), line.unit) for _, figure, change in others),
+        ]
+        for line in lines
+    ]
+    heads = ["", "this network", *(title for title, *_ in others)]
+    return element("div", table(heads, rows), class_="costs") if rows else None
+
+
+def against(change: str, value: float | None, unit: str) -> Child:
+    """`9.9× smaller`, and under it the figure that it is held against."""
+    if not change:
+        return "-"
+    worse = change.endswith(("slower", "larger"))
+    return [element("b", change, class_="bad" if worse else None), element("small", f"{number(value)}{unit}")]
 
 
 def accuracies(tests: dict[str, Facts]) -> Markup | None:
@@ -125,61 +142,63 @@ def views(facts: Facts) -> Markup | None:
     return section("views", "Files that hold this network", table(heads, rows))
 
 
-def confusion(predictions: dict[str, list[int]], names: Sequence[str]) -> Markup | None:
+def confusion(facts: Facts) -> Markup:
     """Which class is taken for which: the matrix where it can be read, the commonest mistakes always."""
-    labels, student = predictions["labels"], predictions["student"]
-    counts = Counter(zip(labels, student))
-    pairs = [(pair, n) for pair, n in counts.most_common() if pair[0] != pair[1]][:12]
-    if not pairs:
+    names = facts["classes"]
+    if not facts["commonest"]:
         return section("confusion", "Confusion", element("p", "Not one test image is taken for another class."))
-    of_class = Counter(labels)
-    rows: list[list[Child]] = [[names[a], names[b], n, f"{n / of_class[a]:.1%}"] for (a, b), n in pairs]
+    rows: list[list[Child]] = [
+        [names[row["is"]], names[row["taken_for"]], row["images"], f"{row['of_class']:.1%}"]
+        for row in facts["commonest"]
+    ]
     listed = table(["is", "taken for", "images", "of the class"], rows)
-    matrix = confusion_matrix(counts, of_class, names) if len(names) <= LARGEST_MATRIX else None
+    matrix = confusion_matrix(facts["matrix"], names) if facts["matrix"] is not None else None
     return section("confusion", "Confusion", matrix, element("h3", "Commonest mistakes"), listed)
 
 
-def confusion_matrix(counts: Counter[tuple[int, int]], of_class: Counter[int], names: Sequence[str]) -> Markup:
+def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Rows are what images are, columns what the network takes them for; shares of the row as colour."""
-    classes = range(len(names))
-    heads = [element("th", element("span", names[b]), scope="col") for b in classes]
+    heads = [element("th", element("span", name), scope="col") for name in names]
     rows = [element("tr", element("th", "is ↓  taken for →"), *heads)]
-    for a in classes:
+    for a, row in enumerate(counts):
         cells = []
-        for b in classes:
-            n = counts[a, b]
-            strength = round(100 * (n / of_class[a]) ** 0.5) if n else 0
-            title = f"{n} of {of_class[a]} images of {names[a]} are taken for {names[b]}"
+        for b, n in enumerate(row):
+            strength = round(100 * (n / sum(row)) ** 0.5) if n else 0
+            title = f"{n} of {sum(row)} images of {names[a]} are taken for {names[b]}"
             kind = "right" if a == b else "wrong"
             cells.append(element("td", n or "", class_=kind, style=f"--s:{strength}%", title=title))
         rows.append(element("tr", element("th", names[a], scope="row"), *cells))
     return element("div", element("table", *rows, class_="matrix"), class_="wide")
 
 
-def mistakes(samples: list[dict[str, Any]], total: int, names: Sequence[str]) -> Markup | None:
-    """Images that the network gets wrong, and what the teacher says of them."""
-    if not samples:
+def mistakes(facts: Facts, names: Sequence[str]) -> Markup | None:
+    """Images that the network gets wrong, each with its picture, and what the teacher says of them and how sure it is."""
+    shown, total = facts["shown"], facts["total"]
+    if not shown:
         return None
     figures = []
-    for sample in samples:
+    for row in shown:
         teacher: Child = None
-        if "teacher" in sample:
-            right = sample["teacher"] == sample["label"]
-            opinion = names[sample["teacher"]]
-            teacher = element("span", f"teacher: {opinion}", class_="good" if right else "bad")
-        sure = f" {100 * sample['confidence']:.0f} %" if "confidence" in sample else ""
-        title = f"test image {sample['index']}"
-        picture = element("img", src=f"data:image/png;base64,{sample['png']}", alt=title, title=title)
+        if "teacher" in row:
+            kind = "good" if row["teacher"] == row["label"] else "bad"
+            teacher = element("span", f"teacher: {opinion(row, 'teacher', names)}", class_=kind)
+        title = f"test image {row['index']}"
+        picture = element("img", src=f"data:image/png;base64,{row['png']}", alt=title, title=title)
         caption = element(
-            "figcaption", element("b", names[sample["label"]]), f"→ {names[sample['student']]}{sure}", teacher
+            "figcaption", element("b", names[row["label"]]), f"→ {opinion(row, 'student', names)}", teacher
         )
         figures.append(element("figure", picture, caption))
-    shown = f"{len(samples)} of the {total:,}" if total > len(samples) else f"All {total:,}"
-    text = (
-        f"{shown} test images that the network gets wrong, evenly spread: what it is → what the network says, and how "
-    )
-    text += "sure it is" + ("; then the teacher's opinion." if "teacher" in samples[0] else ".")
-    return section("mistakes", "Mistakes", element("p", text), element("div", *figures, class_="gallery"))
+    count = f"{len(shown)} of the {total:,}" if total > len(shown) else f"All {total:,}"
+    text = f"{count} test images that the network gets wrong, evenly spread: what it is → what the network says"
+    text += ", then what the teacher says" if "teacher" in shown[0] else ""
+    sure = "; the figure is how sure the network is that says it." if "student_confidence" in shown[0] else "."
+    return section("mistakes", "Mistakes", element("p", text + sure), element("div", *figures, class_="gallery"))
+
+
+def opinion(row: Facts, who: str, names: Sequence[str]) -> str:
+    """`Shirt 87 %`: the class that a network gives an image, and its probability where it is known."""
+    sure = row.get(f"{who}_confidence")
+    return names[row[who]] + ("" if sure is None else f" {100 * sure:.0f}\u00a0%")
 
 
 def proof(facts: Facts) -> Markup | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from attar.report.controls import controls_section
+from attar.report.controls import against_teacher, controls_section
+from attar.report.costs import cost_lines
 from attar.report.markdown import interval, percent, table
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
+MISTAKES = 20
+"""Images that the page for reading names; report.html shows more, with their pictures."""
 
 
 def report_json(facts: Facts) -> str:
@@ -30,7 +33,11 @@ def report_markdown(facts: Facts, plot: str | None = None) -> str:
         _costs(facts),
         views_section(facts),
         _frontier(facts, plot),
+        _widths(facts),
         controls_section(facts),
+        _learning(facts),
+        _confusion(facts),
+        _mistakes(facts),
         _network(facts),
         _origin(facts),
     ]
@@ -58,20 +65,34 @@ def _verdict(facts: Facts) -> str:
     worst = max((point["proof"] for point in facts["frontier"] if "proof" in point), default=None)
     if worst is not None:
         lines.append(f"- Every cut proved equal to the masked network; largest relative error {worst:.1e} (float64).")
+    if said := against_teacher(facts):
+        lines.append(f"- {said}")
     lines.append(
         "- The test images were read once, after the last step, with the last (or averaged) weights. "
-        "Brackets are Wilson's 95 % interval."
+        "Brackets are Wilson's 95 % interval; p is McNemar's (mid-p), of the same images."
     )
     return "\n".join(lines)
 
 
 def _costs(facts: Facts) -> str:
-    before, after = facts["cost"]["before"], facts["cost"]["after"]
     rows = [
-        [name, f"{before[kind]:,}", f"{after[kind]:,}", f"{after[kind] / before[kind]:.1%}"]
-        for kind, name in (("params", "parameters"), ("macs", "MACs of one image"), ("bytes", "bytes of the weights"))
+        [
+            line.name,
+            *(_figure(value, line.unit) for value in (line.teacher, line.before, line.after)),
+            line.than_teacher or "-",
+            line.than_before or "-",
+        ]
+        for line in cost_lines(facts)
     ]
-    return "## Cost\n\n" + table(["", "student before pruning", "after", "ratio"], rows)
+    heads = ["", "teacher", "student before pruning", "after", "than the teacher", "than before pruning"]
+    note = "\n\nTimes are of one image in PyTorch on one thread of the CPU." if facts.get("latency") else ""
+    return "## Cost\n\n" + table(heads, rows) + note
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}{unit}" if unit else f"{value:,}"
 
 
 def _frontier(facts: Facts, plot: str | None) -> str:
@@ -95,6 +116,71 @@ def _frontier(facts: Facts, plot: str | None) -> str:
     return f"## Frontier\n\n{picture}{table(heads, rows)}"
 
 
+def _widths(facts: Facts) -> str:
+    """Units of every group at the start and at the end."""
+    points = facts["frontier"]
+    if len(points) < 2 or "widths" not in points[0]:
+        return ""
+    rows = [[f"`{name}`", str(width), str(points[-1]["widths"][name])] for name, width in points[0]["widths"].items()]
+    return "## Widths per layer\n\n" + table(["layer", "before", "after"], rows)
+
+
+def _learning(facts: Facts) -> str:
+    """Where every stage ended; each epoch's figures are in report.json."""
+    last = {str(line["stage"]): line for line in facts.get("learning_curves", [])}
+    rows = [
+        [
+            stage,
+            f"{facts['images_seen'].get(stage, line['images']):,}",
+            "-" if facts["seconds"].get(stage) is None else f"{facts['seconds'][stage]:,.0f}",
+            f"{line['loss']:.4f}",
+            percent(line["accuracy"]),
+            percent(line["held_out"]),
+        ]
+        for stage, line in last.items()
+    ]
+    heads = ["stage", "images seen", "seconds", "last loss", "accuracy on training views", "held-out accuracy"]
+    note = "The curves are drawn in `report.html`; every point is in `report.json`."
+    return f"## Learning\n\n{table(heads, rows)}\n\n{note}" if rows else ""
+
+
+def _confusion(facts: Facts) -> str:
+    confusion = facts["confusion"]
+    names, matrix = confusion["classes"], confusion["matrix"]
+    if not confusion["commonest"]:
+        return "## Confusion\n\nNot one test image is taken for another class."
+    parts = ["## Confusion"]
+    if matrix is not None:
+        rows = [[name, *(str(n or "") for n in row)] for name, row in zip(names, matrix)]
+        parts.append(table(["is ↓ taken for →", *names], rows))
+    rows = [
+        [names[row["is"]], names[row["taken_for"]], str(row["images"]), f"{row['of_class']:.1%}"]
+        for row in confusion["commonest"]
+    ]
+    parts.append("Commonest mistakes:\n\n" + table(["is", "taken for", "images", "of the class"], rows))
+    return "\n\n".join(parts)
+
+
+def _mistakes(facts: Facts) -> str:
+    """Single images, evenly spread over all that are wrong."""
+    names, shown = facts["confusion"]["classes"], facts["mistakes"]["shown"][:MISTAKES]
+    if not shown:
+        return ""
+    rows = []
+    for row in shown:
+        opinions = [
+            cell
+            for who in ("student", "teacher")
+            for cell in (names[row[who]] if who in row else "-", percent(row.get(f"{who}_confidence")))
+        ]
+        rows.append([str(row["index"]), names[row["label"]], *opinions])
+    heads = ["test image", "is", "the network says", "how sure", "the teacher says", "how sure"]
+    count = (
+        f"{len(shown)} of the {facts['mistakes']['total']:,} test images that the network gets wrong, evenly spread:"
+    )
+    return f"## Mistakes\n\n{count}\n\n{table(heads, rows)}"
+
+
 def _network(facts: Facts) -> str:
     return f"## Network\n\n```\n{facts['summary']}\n```"
 
@@ -107,6 +193,7 @@ def _origin(facts: Facts) -> str:
         ["recipe", f"{facts['name']}, seed {facts['recipe']['seed']}"],
         *_stand_in(facts),
         ["data", f"{facts['data']['name']} ({facts['data']['fingerprint'][:16]}), {facts['data']['source']}"],
+        ["test images read", facts["test_read"]],
         ["split", f"{facts['split']['train']:,} training, {facts['split']['held_out']:,} held out"],
         [
             "machine",

@@ -14,6 +14,7 @@ const attarNetwork = (() => {
     relu: x => x > 0 ? x : 0, relu6: x => clip(x, 0, 6), sigmoid, tanh: Math.tanh, silu: x => x * sigmoid(x),
     hardswish: x => x * clip(x + 3, 0, 6) / 6, hardsigmoid: x => clip(x + 3, 0, 6) / 6, clamp: clip,
     exp: Math.exp, sqrt: Math.sqrt, rsqrt: x => 1 / Math.sqrt(x), neg: x => -x, abs: Math.abs, erf, softplus,
+    sin: Math.sin, cos: Math.cos, log: Math.log,
     mish: x => x * Math.tanh(softplus(x)), leaky_relu: (x, slope) => x > 0 ? x : slope * x,
     elu: (x, alpha) => x > 0 ? x : alpha * Math.expm1(x), pow: (x, exponent) => Math.pow(x, exponent),
     gelu: x => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
@@ -21,7 +22,8 @@ const attarNetwork = (() => {
   };
   const BINARY = {
     add: (a, b) => a + b, sub: (a, b) => a - b, mul: (a, b) => a * b, div: (a, b) => a / b,
-    maximum: Math.max, minimum: Math.min,
+    maximum: Math.max, minimum: Math.min, le: (a, b) => +(a <= b), lt: (a, b) => +(a < b), ge: (a, b) => +(a >= b),
+    gt: (a, b) => +(a > b), eq: (a, b) => +(a === b), ne: (a, b) => +(a !== b),
   };
   const size = shape => shape.reduce((product, n) => product * n, 1);
 
@@ -147,6 +149,12 @@ const attarNetwork = (() => {
     strided(s, [x], y) {
       walk(s.shape, s.strides, s.strides, (i, a) => { y[i] = x[s.offset + a]; });
     },
+    where(s, [condition, a, b], y) {
+      for (let i = 0; i < y.length; i++) y[i] = condition[i] ? a[i] : b[i];
+    },
+    gather(s, [x], y) {
+      for (let i = 0; i < y.length; i++) y[i] = s.at[i] < 0 ? 0 : x[s.at[i]];
+    },
     place(s, [x], y) {
       y.fill(s.fill);
       walk(s.size, s.strides, s.strides, (i, a) => { y[s.offset + a] = x[i]; });
@@ -164,18 +172,38 @@ const attarNetwork = (() => {
     return sign * (exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? Infinity : (1 + fraction / 1024) * 2 ** (exponent - 15));
   };
 
-  // What the page says of a network -> a function from pixels (Uint8Array C*H*W, 0..255) to logits.
-  function open(program) {
+  // A safetensors file -> its tensors by name, as Float32Arrays.
+  function tensors(buffer) {
+    const length = Number(new DataView(buffer).getBigUint64(0, true)), found = {};
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
+    for (const [name, entry] of Object.entries(header)) {
+      if (name === "__metadata__") continue;
+      const bytes = buffer.slice(8 + length + entry.data_offsets[0], 8 + length + entry.data_offsets[1]);
+      if (entry.dtype === "F32") found[name] = new Float32Array(bytes);
+      else if (entry.dtype === "F64") found[name] = Float32Array.from(new Float64Array(bytes));
+      else if (entry.dtype === "F16") found[name] = Float32Array.from(new Uint16Array(bytes), half);
+      else if (entry.dtype === "BF16") found[name] = new Float32Array(Uint32Array.from(new Uint16Array(bytes), bits => bits << 16).buffer);
+    }
+    return found;
+  }
+
+  // What the page says of a network, and the tensors of its weights' file where that is not in the page -> a generator from
+  // pixels (Uint8Array C*H*W, 0..255) to logits: it yields after every step the share that is done.
+  function open(program, file = {}) {
     const text = atob(program.numbers), bytes = Uint8Array.from(text, c => c.charCodeAt(0)), view = new DataView(bytes.buffer);
-    const isHalf = program.precision === "float16", width = isHalf ? 2 : 4, constants = [];
+    const isHalf = program.precision === "float16", width = isHalf ? 2 : 4;
     let at = 0;
-    for (const n of program.sizes) {
+    const constants = program.constants.map(n => {
+      if (typeof n === "string") {
+        if (!file[n]) throw new Error(`the file has no tensor ${n}`);
+        return file[n];
+      }
       const tensor = new Float32Array(n);
       for (let i = 0; i < n; i++, at += width) tensor[i] = isHalf ? half(view.getUint16(at, true)) : view.getFloat32(at, true);
-      constants.push(tensor);
-    }
+      return tensor;
+    });
     const [C, H, W] = program.input, plane = H * W;
-    return pixels => {
+    return function* (pixels) {
       if (pixels.length !== C * plane) throw new Error(`${pixels.length} pixels in place of ${C * plane}`);
       const image = new Float32Array(C * plane);
       for (let i = 0; i < image.length; i++) {
@@ -183,15 +211,19 @@ const attarNetwork = (() => {
         image[i] = Math.fround(pixels[i] - program.shift[c]) * program.scale[c];
       }
       const values = [...constants, image];
-      for (const step of program.steps) {
+      for (const [done, step] of program.steps.entries()) {
         const result = new Float32Array(size(step.shape));
         KINDS[step.kind](step, step.in.map(i => i === null ? null : values[i]), result);
         values[step.out] = result;
         for (const used of step.free) values[used] = null;
+        yield (done + 1) / program.steps.length;
       }
       return values[program.output];
     };
   }
-  return { open, softmax };
+  function whole(steps) { // a generator's result, without pausing
+    for (;;) { const { done, value } = steps.next(); if (done) return value; }
+  }
+  return { open, softmax, tensors, whole };
 })();
 if (typeof module !== "undefined") module.exports = attarNetwork;

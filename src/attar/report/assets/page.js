@@ -204,18 +204,42 @@
   }
   const png = sample => `data:image/png;base64,${sample.png}`;
 
-  function trial() {
+  const pause = (time = 0) => new Promise(resolve => setTimeout(resolve, time));
+  const name = i => page.classes[i] ?? String(i);
+
+  async function trial() {
     if (!page.program) return;
-    const run = attarNetwork.open(page.program), name = i => page.classes[i] ?? String(i);
-    let dropped = null;
-    function answer(image, sample) {
+    const pick = $("trials"), drop = $("drop"), state = $("weights-state");
+    let network = null, shown = null, turn = 0, busy = false, dropped = null;
+    // Runs the network, pausing so that the page stays alive; null once it is not wanted any more.
+    async function compute(image, wanted = () => true, tell = () => {}) {
+      const steps = network(image);
+      for (let since = performance.now(), spent = 0;;) {
+        const { done, value } = steps.next(), now = performance.now();
+        if (done) return { logits: value, time: spent + now - since };
+        if (now - since < 40) continue;
+        spent += now - since;
+        tell(value);
+        await pause();
+        if (!wanted()) return null;
+        since = performance.now();
+      }
+    }
+    async function answer(image, sample) {
+      shown = () => answer(image, sample);
       show(image);
-      const start = performance.now(), chances = attarNetwork.softmax(run(image)), time = performance.now() - start;
+      const mine = ++turn;
+      if (!network) return $("answer").replaceChildren(node("p", { class: "note" }, "The network cannot run before it has its weights: choose the file above."));
+      busy = true;
+      const found = await compute(image, () => mine === turn, share => $("answer").replaceChildren(bar("computing", share, percent(share, 0), "var(--soft)")));
+      if (!found) return;
+      busy = false;
+      const { logits, time } = found, chances = attarNetwork.softmax(logits);
       const order = chances.map((_, i) => i).sort((a, b) => chances[b] - chances[a]).slice(0, 5);
       const facts = [`computed here in ${time < 10 ? time.toFixed(1) : Math.round(time)} ms`];
       if (sample) {
         facts.unshift(`it is: ${name(sample.label)}`);
-        if (sample.teacher !== undefined) facts.splice(1, 0, `the teacher says: ${name(sample.teacher)}`);
+        if (sample.teacher !== undefined) facts.splice(1, 0, `the teacher says: ${name(sample.teacher)}` + (sample.teacher_confidence === undefined ? "" : ` (${percent(sample.teacher_confidence, 0)})`));
       }
       $("answer").replaceChildren(...order.map(i => bar(name(i), chances[i], percent(chances[i], 1))), node("p", { class: "note" }, facts.join("; ")));
     }
@@ -225,41 +249,71 @@
       type: "button", title: `test image ${sample.index}: ${name(sample.label)}`, "aria-pressed": false,
       onclick: event => { press(event.currentTarget); pixels(png(sample)).then(image => answer(image, sample)).catch(problem); },
     }, node("img", { src: png(sample), alt: `test image ${sample.index}` })));
-    $("trials").append(...buttons);
+    pick.append(...buttons);
     const own = file => {
       const address = URL.createObjectURL(dropped = file);
       press(null);
       pixels(address, true).then(image => answer(image)).catch(problem).finally(() => URL.revokeObjectURL(address));
     };
-    const drop = $("drop");
-    $("file").addEventListener("change", event => { if (event.target.files[0]) own(event.target.files[0]); });
+    const takes = (place, input, take) => {
+      input.addEventListener("change", event => { if (event.target.files[0]) take(event.target.files[0]); });
+      for (const [kind, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) place.addEventListener(kind, event => {
+        event.preventDefault();
+        place.classList.toggle("over", over);
+        if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+      });
+    };
+    takes(drop, $("file"), own);
     $("swap").addEventListener("change", () => { if (dropped) own(dropped); });
-    for (const [kind, over] of [["dragover", true], ["dragleave", false], ["drop", false]]) drop.addEventListener(kind, event => {
-      event.preventDefault();
-      drop.classList.toggle("over", over);
-      if (kind === "drop" && event.dataTransfer.files[0]) own(event.dataTransfer.files[0]);
-    });
-    if (![1, 3].includes(page.program.input[0])) { $("own").remove(); $("trials").remove(); }
-    else if (buttons.length) buttons[0].click();
-    check(run);
-  }
-  async function check(run) { // the page's own proof: the same logits as PyTorch
-    const samples = page.trials.slice(0, 12), exact = page.program.precision === "float32";
-    let gap = 0, scale = 1e-6, same = 0;
-    const best = values => values.indexOf(Math.max(...values));
-    for (const sample of samples) {
-      const found = Array.from(run(await pixels(png(sample))));
-      sample.logits.forEach((wanted, i) => { gap = Math.max(gap, Math.abs(wanted - found[i])); scale = Math.max(scale, Math.abs(wanted)); });
-      same += best(found) === best(sample.logits);
-      await new Promise(resolve => setTimeout(resolve));
+    async function opened(tensors) {
+      network = attarNetwork.open(page.program, tensors);
+      if (shown) shown();
+      await check();
     }
-    const good = gap / scale < (exact ? 1e-3 : 2e-2), weights = exact ? "" : " (the page's weights are float16)";
-    $("check").textContent = good
-      ? `Checked on loading: on ${samples.length} test images the logits computed here are within ${(gap / scale).toExponential(0)} of PyTorch's, relative to the largest${weights}; same class on ${same}.`
-      : `Careful: on ${samples.length} test images the logits computed here differ from PyTorch's by up to ${percent(gap / scale)} of the largest; same class on ${same}. This browser changes pixels or numbers; do not trust the answers above.`;
-    $("check").className = good ? "note" : "bad";
-    $("check").dataset.gap = gap / scale;
-    $("check").dataset.same = `${same}/${samples.length}`;
+    async function weights(file) { // of a network that is too large for the page
+      const wanted = page.program.file;
+      state.className = "";
+      try {
+        state.textContent = " is being read …";
+        const content = await file.arrayBuffer();
+        if (content.byteLength !== wanted.bytes) throw new Error(`${file.name} has ${thousands(content.byteLength)} bytes in place of ${thousands(wanted.bytes)}`);
+        if (crypto.subtle) { // where the browser has it
+          const digest = [...new Uint8Array(await crypto.subtle.digest("SHA-256", content))].map(b => b.toString(16).padStart(2, "0")).join("");
+          if (digest !== wanted.sha256) throw new Error(`the SHA-256 of ${file.name} differs`);
+        }
+        await opened(attarNetwork.tensors(content));
+        state.textContent = ": read";
+      } catch (error) {
+        state.textContent = `: this is not the file that this page was made with (${error.message})`;
+        state.className = "bad";
+      }
+    }
+    // The page's own proof: the same logits as PyTorch.
+    async function check() {
+      const samples = page.trials.slice(0, page.program.file ? 3 : 12), exact = page.program.precision === "float32";
+      let gap = 0, scale = 1e-6, same = 0;
+      const best = values => values.indexOf(Math.max(...values));
+      $("check").className = "note";
+      for (const [i, sample] of samples.entries()) {
+        $("check").textContent = `Checking the network against PyTorch: image ${i + 1} of ${samples.length} …`;
+        while (busy) await pause(50); // the reader comes first
+        const found = Array.from((await compute(await pixels(png(sample)))).logits);
+        sample.logits.forEach((wanted, i) => { gap = Math.max(gap, Math.abs(wanted - found[i])); scale = Math.max(scale, Math.abs(wanted)); });
+        same += best(found) === best(sample.logits);
+        await pause();
+      }
+      const good = gap / scale < (exact ? 1e-3 : 2e-2), weights = exact ? "" : " (the page's weights are float16)";
+      $("check").textContent = good
+        ? `Checked on loading: on ${samples.length} test images the logits computed here are within ${(gap / scale).toExponential(0)} of PyTorch's, relative to the largest${weights}; same class on ${same}.`
+        : `Careful: on ${samples.length} test images the logits computed here differ from PyTorch's by up to ${percent(gap / scale)} of the largest; same class on ${same}. This browser changes pixels or numbers; do not trust the answers above.`;
+      $("check").className = good ? "note" : "bad";
+      $("check").dataset.gap = gap / scale;
+      $("check").dataset.same = `${same}/${samples.length}`;
+    }
+    if (![1, 3].includes(page.program.input[0])) { $("own").remove(); pick.remove(); }
+    else if (buttons.length) buttons[0].click();
+    if (page.program.file) takes($("weights"), $("weights-file"), weights);
+    else await opened({});
   }
   frontier();
   curves();

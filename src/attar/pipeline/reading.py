@@ -1,0 +1,105 @@
+"""The one reading of the test images, and what is measured along with it: kept in the run folder, never done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from attar import artifact
+from attar.artifact.replay import count_macs
+from attar.artifact.weights import own_tensors
+from attar.pipeline.exporting import views_on_test
+from attar.pipeline.outputs import trained_teacher
+from attar.pipeline.session import Session
+from attar.report import wilson_interval
+from attar.train import predict
+
+FILE = "test.json"
+LATENCY_SECONDS = 0.2
+"""About how long each network's latency is measured."""
+
+
+def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
+    """What the test images say of the artifact's network, its views and its teacher; read the first time only.
+
+    Args:
+        session: the run.
+        model: the network as loaded from the artifact.
+
+    Returns:
+        Accuracies of `student` and `teacher`, the time of the reading, `predictions` (class for each image) with the
+        `confidence` in each, `views`, and of every network what it costs and takes: `cost`, `latency`.
+    """
+    file = session.folder.path / FILE
+    if file.exists():
+        return session.folder.read_json(FILE)
+    images, labels = session.data.test_images, session.data.test_labels
+    student = artifact.evaluate(model, images, labels)
+    found: dict[str, Any] = {
+        "read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "student": accuracy_facts(student.correct, student.images),
+        "predictions": {"labels": labels.tolist(), "student": student.predictions.tolist()},
+        "confidence": {"student": shares(student.confidences)},
+    }
+    views = session.folder.result("export")[1].get("views", [])
+    found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
+    if session.recipe.teacher_network is not None:
+        everyone = torch.arange(len(images))
+        logits = predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
+        sure, predictions = logits.softmax(1).max(1)
+        found["teacher"] = accuracy_facts(int((predictions == labels).sum()), len(labels))
+        found["predictions"]["teacher"] = predictions.tolist()
+        found["confidence"]["teacher"] = shares(sure)
+    found |= _costs(session, model)
+    session.folder.write_json(FILE, found)
+    return found
+
+
+def accuracy_facts(hits: int, n: int) -> dict[str, Any]:
+    """Hits, images, their share, and Wilson's interval."""
+    return {"hits": hits, "n": n, "accuracy": hits / n, "interval": wilson_interval(hits, n)}
+
+
+def shares(values: torch.Tensor) -> list[float]:
+    """To four decimals, as JSON says them."""
+    return [round(value, 4) for value in values.double().tolist()]
+
+
+def _costs(session: Session, model: nn.Module) -> dict[str, Any]:
+    """The teacher's counts, and how long each network takes for one image in torch, on one thread of the CPU.
+
+    All are measured here and in the same way, so that their ratio means something; in milliseconds.
+    """
+    example = torch.zeros(1, *session.data.image_shape)
+    cost: dict[str, Any] = {}
+    latency: dict[str, Any] = {"after": _milliseconds(model, example)}
+    for name, network in _others(session):
+        latency[name] = _milliseconds(network, example)
+        if name == "teacher":
+            counted = sum(parameter.numel() for parameter in network.parameters())
+            size = sum(tensor.nbytes for tensor in own_tensors(network).values())
+            cost[name] = {"params": counted, "macs": count_macs(network, example), "bytes": size}
+    return {"cost": cost, "latency": latency}
+
+
+def _others(session: Session) -> Iterator[tuple[str, nn.Module]]:
+    """The networks that the artifact is held against, with fresh weights: what they hold costs nothing."""
+    recipe = session.recipe
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if recipe.prune is not None:
+            yield "before", session.build(recipe.student).eval()
+        if recipe.teacher_network is not None:
+            yield "teacher", session.build(recipe.teacher_network).eval()
+
+
+def _milliseconds(network: nn.Module, example: torch.Tensor) -> float:
+    def run(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            found: torch.Tensor = network(images)
+        return found
+
+    return 1e3 * artifact.seconds_per_batch(run, example, budget=LATENCY_SECONDS)
