@@ -254,5 +254,7 @@ def main() -> None:
 
 
 from attar.cli.cache import cache  # noqa: E402  (its commands need what stands above)
+from attar.cli.zoo import zoo  # noqa: E402
 
 app.add_typer(cache, name="cache")
+app.add_typer(zoo, name="zoo")

@@ -1,0 +1,91 @@
+"""`attar zoo`: artifacts of recorded runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+zoo = typer.Typer(no_args_is_help=True, help="List, copy and check the artifacts of recorded runs; add one.")
+
+Folder = Annotated[
+    Path | None,
+    typer.Option("--zoo", help="The zoo's folder. [default: zoo in attar's repository, else zoo here]"),
+]
+
+
+@zoo.command(name="list")
+def list_zoo(zoo: Folder = None) -> None:
+    """The table: budget, parameters, accuracy with interval (counted from the record), size and hash."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.pipeline.zoo import entries, find_zoo
+        from attar.report import table
+        from attar.report.card import HEADS, zoo_rows
+
+        folder = find_zoo(zoo)
+        found = [entry.facts() for entry in entries(folder)]
+        print(table(HEADS, zoo_rows(found)) if found else f"{folder} holds nothing yet")
+
+
+@zoo.command()
+def get(
+    name: Annotated[str, typer.Argument(help="Of the artifact, as `attar zoo list` shows it.")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to; not there yet. [default: NAME]")
+    ] = None,
+    zoo: Folder = None,
+) -> None:
+    """Copy an artifact, verified, into a folder."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.pipeline.zoo import find_zoo
+        from attar.pipeline.zoo import get as get_artifact
+
+        print(f"artifact: {get_artifact(find_zoo(zoo), name, folder or Path(name))}")
+
+
+@zoo.command(name="eval")
+def evaluate(
+    name: Annotated[str, typer.Argument(help="Of the artifact.")],
+    folder: Annotated[str | None, typer.Option("--folder", help="Where the data's files are.")] = None,
+    zoo: Folder = None,
+) -> None:
+    """Run an artifact on the test images again; exit code 1 unless every answer is the one that was recorded."""
+    from attar.cli.app import FAILED, explained
+
+    with explained():
+        from attar.pipeline.zoo import evaluate as evaluate_artifact
+        from attar.pipeline.zoo import find_zoo
+        from attar.report.markdown import percent
+
+        found = evaluate_artifact(find_zoo(zoo), name, folder, print)
+        print(
+            f"{name}: {percent(found.hits / found.n)}, {found.hits:,} of {found.n:,}; recorded {found.recorded_hits:,}"
+        )
+        if found.ties:
+            print(f"{len(found.ties)} images are ties to rounding: {', '.join(map(str, found.ties[:10]))}")
+        if found.different:
+            shown = ", ".join(map(str, found.different[:10]))
+            print(f"MISMATCH: {len(found.different)} images get another class than recorded: {shown}")
+            raise typer.Exit(FAILED)
+        print("every single answer is the one that was recorded")
+
+
+@zoo.command()
+def add(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder, or its artifact.")],
+    name: Annotated[str, typer.Argument(help="Under which it shall stand in the zoo.")],
+    zoo: Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")] = Path("zoo"),
+    records: Annotated[Path, typer.Option("--records", help="Where records are kept.")] = Path("records"),
+) -> None:
+    """Put the artifact of a recorded run into the zoo, with its card. Refuses runs without a record, or of edited code."""
+    from attar.cli.app import explained
+
+    with explained():
+        from attar.pipeline.zoo import add as add_artifact
+
+        print(f"zoo: {add_artifact(run, name, zoo, records)}")

@@ -1,0 +1,119 @@
+"""The zoo: only clean, recorded, verified runs come in; what comes out is what was recorded."""
+
+import json
+import shutil
+
+import pytest
+from command_line import attar
+
+from attar.artifact import verify
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def with_commit(folder, commit):
+    """A run as if that commit had made it."""
+    report = folder / "artifact/report.json"
+    facts = json.loads(report.read_text())
+    facts["environment"]["commit"] = commit
+    text = json.dumps(facts)
+    from attar.artifact import write_files
+
+    write_files(folder / "artifact", {"report.json": text})
+
+
+@pytest.fixture(scope="module")
+def place(finished_runs, tmp_path_factory):
+    """A folder with a run `a` of a clean commit, its record, and a zoo that holds it as `small`."""
+    place = tmp_path_factory.mktemp("place")
+    shutil.copytree(finished_runs / "a", place / "a")
+    with_commit(place / "a", COMMIT)
+    assert attar("record", place / "a", place / "records").exit_code == 0
+    said = zoo(place, "add", place / "a", "small", "--records", place / "records")
+    assert said.exit_code == 0, said.output
+    return place
+
+
+def zoo(place, *arguments):
+    return attar("zoo", *arguments, "--zoo", place / "zoo")
+
+
+def test_the_table_has_the_figures_of_the_record(place):
+    record = json.loads((place / "records/digits/0/record.json").read_text())
+    said = zoo(place, "list").output
+    assert f"{record['cost']['after']['params']:,}" in said and "| small |" in said
+    assert f"{100 * record['test']['student']['accuracy']:.2f} %" in said
+    card = (place / "zoo/small/README.md").read_text()
+    for wanted in (COMMIT, "held", record["command"], "(../../records/digits/0)", "control"):
+        assert wanted in card, wanted
+    assert "[small](small/README.md)" in (place / "zoo/README.md").read_text()
+    assert not list((place / "zoo").rglob("report.json"))
+
+
+def test_an_artifact_is_copied_verified(place, tmp_path):
+    assert zoo(place, "get", "small", tmp_path / "mine").exit_code == 0
+    assert verify(tmp_path / "mine")
+    assert zoo(place, "get", "small", tmp_path / "mine").exit_code == 2  # nothing is overwritten
+    said = zoo(place, "get", "large", tmp_path / "other")
+    assert said.exit_code == 2 and "it has small" in said.output
+
+
+def test_the_same_again_changes_nothing(place):
+    before = {file: file.read_bytes() for file in (place / "zoo").rglob("*") if file.is_file()}
+    said = zoo(place, "add", place / "a" / "artifact", "small", "--records", place / "records")
+    assert said.exit_code == 0, said.output
+    assert before == {file: file.read_bytes() for file in (place / "zoo").rglob("*") if file.is_file()}
+
+
+def test_every_answer_is_held_against_the_record(place, tmp_path):
+    said = zoo(place, "eval", "small")
+    assert said.exit_code == 0 and "every single answer" in said.output
+    other = tmp_path / "other"
+    shutil.copytree(place, other)
+    file = other / "records/digits/0/predictions.json"
+    predictions = json.loads(file.read_text())
+    predictions["student"][7] = (predictions["student"][7] + 1) % 10
+    file.write_text(json.dumps(predictions))
+    said = zoo(other, "eval", "small")
+    assert said.exit_code == 1 and "MISMATCH: 1 images get another class than recorded: 7" in said.output
+
+
+def test_a_changed_artifact_does_not_come_out(place, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(place, other)
+    weights = other / "zoo/small/artifact/model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for command in (("get", "small", tmp_path / "mine"), ("eval", "small")):
+        assert zoo(other, *command).exit_code == 2, command
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("commit, expected", [(COMMIT + "+changes", "edited code"), (None, "does not know the commit")])
+def test_runs_of_edited_or_unknown_code_are_refused(place, tmp_path, commit, expected):
+    run = tmp_path / "a"
+    shutil.copytree(place / "a", run)
+    with_commit(run, commit)
+    said = zoo(tmp_path, "add", run, "small", "--records", place / "records")
+    assert said.exit_code == 2 and expected in said.output
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_runs_without_a_record_and_taken_names_are_refused(place, finished_runs, tmp_path):
+    said = zoo(tmp_path, "add", place / "a", "small", "--records", tmp_path / "records")
+    assert said.exit_code == 2 and "not recorded" in said.output
+    said = zoo(place, "add", finished_runs / "cold", "small", "--records", place / "records")
+    assert said.exit_code == 2 and "record of another run" in said.output
+    other = tmp_path / "b"
+    shutil.copytree(finished_runs / "b", other)
+    with_commit(other, COMMIT)
+    assert attar("record", other, place / "records").exit_code == 0
+    said = zoo(place, "add", other, "small", "--records", place / "records")
+    assert said.exit_code == 2 and "another run's artifact" in said.output
+    said = zoo(place, "add", other, "../small", "--records", place / "records")
+    assert said.exit_code == 2 and "is no name" in said.output
+
+
+def test_a_missing_zoo_says_where_it_was_looked_for(tmp_path):
+    said = attar("zoo", "list", "--zoo", tmp_path / "none")
+    assert said.exit_code == 2 and str(tmp_path / "none") in said.output and "--zoo" in said.output
