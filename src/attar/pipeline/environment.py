@@ -48,14 +48,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that attar was imported from, with `+changes` if it was edited; None if installed."""
+    """The commit of the checkout that attar was imported from, with `+changes` if it was edited.
+
+    Where the code lies without its repository (installed, or copied to another machine): what ATTAR_COMMIT says, or None.
+    """
     folder = Path(__file__).parent
     try:
         _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # not somebody else's repository around us
         head = _git(folder, "rev-parse", "HEAD")
         return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("ATTAR_COMMIT") or None
 
 
 def _git(folder: Path, *arguments: str) -> str:
