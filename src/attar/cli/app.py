@@ -54,18 +54,21 @@ def under_way(folder: Path) -> Iterator[None]:
     """Turn what can stop a run in its middle into a message and an exit code; its checkpoints are in `folder`."""
     from attar.pipeline import Interrupted
     from attar.prune import ProofError
-    from attar.train import CheckpointError, Diverged
+    from attar.train import CheckpointError, Diverged, RankError, Ranks
 
     try:
         yield
     except Interrupted as stop:
-        _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED)
-    except (Diverged, CheckpointError, ProofError) as error:
-        _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED)
+        _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED, said=Ranks.here().first)
+    except (Diverged, CheckpointError, ProofError) as error:  # all ranks at once
+        _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED, said=Ranks.here().first)
+    except RankError as error:
+        _stop(str(error), FAILED)
 
 
-def _stop(message: str, code: int) -> None:
-    print(f"attar: {message}", file=sys.stderr)
+def _stop(message: str, code: int, said: bool = True) -> None:
+    if said:
+        print(f"attar: {message}", file=sys.stderr)
     raise typer.Exit(code)
 
 
@@ -111,9 +114,12 @@ def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
     from attar.cli.show import shower
     from attar.pipeline import run
     from attar.report import verdict_line
+    from attar.train import Ranks
 
-    with under_way(folder), shower() as watcher:
+    with under_way(folder), shower(quiet=not Ranks.here().first) as watcher:
         facts = run(recipe, folder, watcher, tensorboard=tensorboard)
+    if not facts:  # torchrun started several ranks, and this is not the first
+        return
     print(f"\n{verdict_line(facts)}")
     print(f"report:   {folder / 'artifact' / 'report.md'}")
     print(f"artifact: {folder / 'artifact'}")

@@ -96,9 +96,9 @@ class Bar:
         self._progress.console.print(text, markup=False, highlight=False)
 
 
-def shower() -> Shower:
-    """What fits standard output."""
-    return Bar() if sys.stdout.isatty() else Lines()
+def shower(quiet: bool = False) -> Shower:
+    """What fits standard output; plain lines, which stay unwritten, where a run tells this process nothing (`quiet`)."""
+    return Bar() if sys.stdout.isatty() and not quiet else Lines()
 
 
 def remaining(seconds: float | None) -> str:

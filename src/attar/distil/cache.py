@@ -20,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from attar.data import Views, random_order
 from attar.distil.coding import Coding
 from attar.distil.objective import Batch
 from attar.distil.pools import Pool
-from attar.distil.store import BLOCK, Rows, StoredRows, blocks
+from attar.distil.store import BLOCK, Bytes, Rows, StoredRows, blocks
 
 EPOCHS_OPEN = 2
 """View epochs held open (on disk) or remembered (in memory)."""
@@ -45,6 +46,22 @@ class TeacherError(ValueError):
     """The teacher's outputs cannot be used."""
 
 
+class Together(Protocol):
+    """Processes that share every batch."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def any(self, flags: Tensor) -> Tensor:
+        """bool, of any shape: where any process's flag is set."""
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every process's tensor, in their order."""
+
+
 @dataclass
 class _Epoch:
     order: Tensor
@@ -52,6 +69,8 @@ class _Epoch:
     row: npt.NDArray[np.int64]
     """Of each sample id; -1 for samples that are not trained on."""
     rows: Rows
+    everywhere: bool = False
+    """Whether all processes that share batches are known to have all rows."""
 
 
 class ViewOutputs:
@@ -66,6 +85,7 @@ class ViewOutputs:
         temperature: float = 1.0,
         pool: Pool | None = None,
         tell: Tell = lambda line: None,
+        together: Together | None = None,
     ) -> None:
         """
         Args:
@@ -76,9 +96,12 @@ class ViewOutputs:
             temperature: of the softmax that the outputs go into; matters only to codings that drop classes.
             pool: the store; None keeps an epoch in memory while it lasts.
             tell: told of damage, of lack of room, and of computations that take long.
+            together: the processes that share every batch; each then computes its share of the missing blocks. All must
+                make the same calls in the same order, with whatever samples.
         """
         self.views, self.samples, self.evaluate = views, samples.cpu().sort().values, evaluate
         self.coding, self.temperature, self.pool, self.tell = coding, temperature, pool, tell
+        self.together = together
         self._epochs: dict[int, _Epoch] = {}
         self._told: set[str] = set()
 
@@ -133,6 +156,9 @@ class ViewOutputs:
 
     def _complete(self, number: int, wanted: npt.NDArray[np.int64]) -> None:
         epoch = self._epoch(number)
+        if self.together is not None:
+            self._complete_together(epoch, number, wanted, self.together)
+            return
         missing = epoch.rows.missing(wanted)
         last = start = time.monotonic()
         for done, block in enumerate(missing):
@@ -142,19 +168,49 @@ class ViewOutputs:
                 self.tell(
                     f"the teacher looks at the views of epoch {number}: {done / len(missing):.0%}, {left:.0f} s left"
                 )
-            samples = epoch.order[block * BLOCK : (block + 1) * BLOCK]
-            logits = self.evaluate(self.views.batch(number, samples)[0])
-            if not torch.isfinite(logits).all():
-                raise TeacherError(
-                    f"the teacher's outputs for views of epoch {number} are not finite numbers (samples "
-                    f"{samples[~torch.isfinite(logits).all(1).cpu()][:5].tolist()}); check its weights and compute.precision"
-                )
-            try:
-                epoch.rows.write(block, self.coding.encode(logits).numpy())
-            except OSError as error:
-                self._tell_once(f"teacher's outputs cannot be stored: {error}; they stay in memory for this epoch")
-                epoch.rows = _in_memory(epoch.rows)
-                epoch.rows.write(block, self.coding.encode(logits).numpy())
+            self._keep(epoch, block, self._computed(epoch, number, block))
+
+    def _complete_together(self, epoch: _Epoch, number: int, wanted: npt.NDArray[np.int64], together: Together) -> None:
+        """Have the blocks that any process wants and any lacks computed, one by each process at a time, and exchanged."""
+        if epoch.everywhere:
+            return
+        count, size = blocks(len(self.samples)), (BLOCK, self.coding.row_bytes)
+        flags = torch.zeros(2, count, dtype=torch.bool)
+        flags[0, epoch.rows.missing(np.arange(count))] = True
+        flags[1, torch.from_numpy(wanted)] = True
+        lacking, asked = together.any(flags)
+        epoch.everywhere = not lacking.any()
+        todo = torch.nonzero(lacking & asked)[:, 0].tolist()
+        # nobody idles: the first blocks beyond what is asked for fill the last round
+        todo += torch.nonzero(lacking & ~asked)[:, 0].tolist()[: -len(todo) % together.count]
+        for first in range(0, len(todo), together.count):
+            turn = todo[first : first + together.count]
+            mine = torch.zeros(size, dtype=torch.uint8)
+            if together.rank < len(turn):
+                computed = self._computed(epoch, number, turn[together.rank])
+                mine[: len(computed)] = torch.from_numpy(computed)
+            for block, rows in zip(turn, together.gather(mine)):
+                self._keep(epoch, block, rows.numpy()[: len(self.samples) - block * BLOCK])
+
+    def _computed(self, epoch: _Epoch, number: int, block: int) -> Bytes:
+        """The teacher's outputs for a block of views, encoded."""
+        samples = epoch.order[block * BLOCK : (block + 1) * BLOCK]
+        logits = self.evaluate(self.views.batch(number, samples)[0])
+        if not torch.isfinite(logits).all():
+            raise TeacherError(
+                f"the teacher's outputs for views of epoch {number} are not finite numbers (samples "
+                f"{samples[~torch.isfinite(logits).all(1).cpu()][:5].tolist()}); check its weights and compute.precision"
+            )
+        encoded: Bytes = self.coding.encode(logits).numpy()
+        return encoded
+
+    def _keep(self, epoch: _Epoch, block: int, rows: Bytes) -> None:
+        try:
+            epoch.rows.write(block, rows)
+        except OSError as error:
+            self._tell_once(f"teacher's outputs cannot be stored: {error}; they stay in memory for this epoch")
+            epoch.rows = _in_memory(epoch.rows)
+            epoch.rows.write(block, rows)
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:

@@ -8,6 +8,7 @@ from typing import Any
 
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import run
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, check_recipe
@@ -32,6 +33,7 @@ def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None
         RunError: the folder holds no finished run, or one that has no such control.
         Interrupted, Diverged: as `attar.run`.
     """
+    refuse_ranks("attar control")
     path = Path(path)
     recipe = control_recipe(path, with_teacher)
     folder = path / (WITH if with_teacher else WITHOUT)

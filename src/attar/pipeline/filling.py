@@ -9,6 +9,7 @@ from typing import Any
 from attar.distil import ViewOutputs, cache_mode, export_pool, find_pool, pools_folder
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.outputs import view_outputs
+from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import prepare
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import teach
@@ -33,6 +34,7 @@ def fill_pool(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, e
         RecipeError: as for a run; or there is nothing to fill.
         ValueError: the outputs could not be stored; the watcher was told why.
     """
+    refuse_ranks("attar cache fill")
     watcher = watcher or Silent()
     count = epochs or recipe.distil.view_pool
     if recipe.teacher_network is None:
@@ -62,6 +64,7 @@ def export_outputs(
         ValueError: no such pool or run, or an incomplete pool.
         OSError: the file cannot be written.
     """
+    refuse_ranks("attar cache export")
     watcher = watcher or Silent()
     if (Path(source) / "run.json").is_file():
         with RunFolder(source) as folder:

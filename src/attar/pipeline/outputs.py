@@ -67,8 +67,8 @@ def view_outputs(session: Session, write: bool | None = None) -> ViewOutputs:
         pool = Pool(_facts(session), pools_folder(), cache_limit(), write, _notes(session))
     coding = coding_for(session.data.classes)
     temperature = session.recipe.distil.temperature
-    tell = session.watcher.note
-    return ViewOutputs(session.views, session.split.train, _teacher(session), coding, temperature, pool, tell)
+    tell, together = session.watcher.note, session.ranks if session.ranks.count > 1 else None
+    return ViewOutputs(session.views, session.split.train, _teacher(session), coding, temperature, pool, tell, together)
 
 
 def shipped_outputs(session: Session) -> ShippedOutputs:
@@ -125,8 +125,11 @@ def trained_teacher(session: Session) -> torch.nn.Module:
 
 
 def _teacher(session: Session) -> Evaluate:
-    """The teacher, built when it is first needed: never, where all outputs are stored."""
-    built: list[torch.nn.Module] = []
+    """The teacher, built when it is first needed: never, where all outputs are stored.
+
+    Ranks, which learn of its weights from the first one, all build it at once.
+    """
+    built = [trained_teacher(session)] if session.ranks.count > 1 else []
 
     def evaluate(images: torch.Tensor) -> torch.Tensor:
         if not built:

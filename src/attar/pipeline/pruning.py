@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -63,7 +63,8 @@ def prune(session: Session) -> None:
     assert settings is not None
     weights, distilled = session.folder.result("distil")
     pruner = make_pruner(session)
-    limits = settings.budget.schedule(_whole_cost(pruner, settings.budget), settings.steps, settings.schedule)
+    whole = session.ranks.tell_plain(lambda: _whole_cost(pruner, settings.budget))
+    limits = settings.budget.schedule(whole, settings.steps, settings.schedule)
     resumed = session.folder.resume("prune")
     if resumed is None:
         session.folder.begin("prune", "distil")
@@ -137,8 +138,13 @@ def surgery_record(session: Session) -> dict[str, Any]:
 def _cut(
     loop: StageLoop, pruner: Pruner, limits: dict[str, float], step: int, context: Context | None
 ) -> dict[str, Any]:
-    """One cut, proved by the engine; moments and moving average follow. Returns what the frontier keeps of it."""
-    cut = pruner.step(limits, context)
+    """One cut, planned by the first rank, proved by the engine; moments and moving average follow.
+
+    Returns what the frontier keeps of it.
+    """
+    ranks = loop.session.ranks
+    plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(limits, context).items()}, None))
+    cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     return {
         "step": step,
@@ -172,15 +178,19 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     assert settings is not None
     if not needs_gradients(settings.importance):
         return lambda: None
-    samples = session.some_samples(GRADIENT_BATCHES * GRADIENT_BATCH)
-    rows = -(-len(samples) // GRADIENT_BATCH)
+    ranks, samples = session.ranks, session.some_samples(GRADIENT_BATCHES * GRADIENT_BATCH)
+    rows = max(1, min(-(-len(samples) // GRADIENT_BATCH), len(samples) // ranks.count))
     batches = [samples[row::rows] for row in range(rows)]  # every batch has of every part of the data
 
-    def context() -> Context:
-        views = [Batch(*session.views.batch(0, samples), 0, samples) for samples in batches]
-        return collect_gradients(pruner.model, views, lambda model, batch: goal(model, batch)[0], session.recipe.seed)
+    def views() -> Iterator[tuple[Batch, float]]:
+        for whole in batches:
+            mine = ranks.share(whole)
+            yield Batch(*session.views.batch(0, mine), 0, mine), ranks.part(len(whole))
 
-    return context
+    def loss(model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
+        return goal(model, batch[0])[0] * batch[1]
+
+    return lambda: collect_gradients(pruner.model, views(), loss, session.recipe.seed, ranks.mean_)
 
 
 def _goal(settings: Prune, step: int, goal: Objective, pruner: Pruner) -> Objective:

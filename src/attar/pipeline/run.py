@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from attar.pipeline.finish import export, report
 from attar.pipeline.folder import RunError, RunFolder
 from attar.pipeline.outputs import teacher_facts
 from attar.pipeline.pruning import check_budget, prune
+from attar.pipeline.ranks import RankFolder, check_agreed, check_batches
 from attar.pipeline.session import Session
 from attar.pipeline.teaching import distil, teach
 from attar.pipeline.tensorboard import Board
@@ -23,7 +26,7 @@ from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.weights import load_weights
 from attar.recipe import Recipe, RecipeError, load_recipe, recipe_toml
 from attar.recipe.types import Network
-from attar.train import Machine
+from attar.train import ALONE, Machine, Ranks
 
 Given = ImageData | tuple[Dataset, Dataset] | None
 """Data that a caller brings: whole, or the training and the test data set."""
@@ -51,7 +54,8 @@ def run(
         tensorboard: keep the folder `tensorboard` in the run folder too, for `tensorboard --logdir`.
 
     Returns:
-        The report's facts (what `report.json` holds); nothing before that stage.
+        The report's facts (what `report.json` holds); nothing before that stage, nor on any rank but the first where
+        torchrun started several.
 
     Raises:
         RecipeError: the recipe cannot be run; nothing was computed.
@@ -59,38 +63,56 @@ def run(
         RunError: the run folder cannot be used.
         Interrupted: the run was stopped; the same call goes on.
         Diverged: training broke down; the last checkpoint is from before.
+        RankError: another rank was lost, or is not like this one; the same call goes on.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    watcher = watcher or Silent()
-    stages = _stages(recipe)
-    if until not in (known := [*dict(stages), "report"]):
+    ranks = Ranks.here()
+    watcher = watcher if watcher is not None and ranks.first else Silent()
+    training = _training_stages(recipe)
+    if until not in (known := [*dict(training), "export", "report"]):
         raise ValueError(f"until = {until!r} is no stage of this recipe; it has {', '.join(known)}")
-    with RunFolder(out) as folder:
-        board = Board(folder.path / "tensorboard") if tensorboard else None
-        session = prepare(recipe, folder, watcher, data)
-        if board is not None:
-            folder.show_on(board)
-        folder.write_text("recipe.toml", recipe_toml(recipe, whole=True))
-        for name, stage in stages:
-            if folder.finished(name):
-                watcher.stage(name, "done before")
-            else:
-                watcher.stage(name, "")
-                stage(session)
-            if name == until:
-                return {}
+    with ExitStack() as held:
+        own = held.enter_context(RunFolder(out)) if ranks.first else RunFolder(out)
+        board = Board(own.path / "tensorboard") if tensorboard and ranks.first else None
+        with ranks.connected(cuda=torch.cuda.is_available() and recipe.compute.device != "cpu"):
+            session = prepare(recipe, own if ranks.count == 1 else RankFolder(own, ranks), watcher, data, ranks)
+            if board is not None:
+                own.show_on(board)
+            session.folder.write_text("recipe.toml", recipe_toml(recipe, whole=True))
+            for name, stage in training:
+                _do(session, name, stage)
+                if name == until:
+                    return {}
+        if not ranks.first:  # what is left is for one
+            return {}
+        if ranks.count > 1:
+            session = replace(session, folder=own, ranks=ALONE)
+        _do(session, "export", export)
+        if until == "export":
+            return {}
         watcher.stage("report", "")
         return report(session)
 
 
-def _stages(recipe: Recipe) -> list[tuple[str, Callable[[Session], None]]]:
-    stages: list[tuple[str, Callable[[Session], None]]] = [("distil", distil)]
+Stage = Callable[[Session], None]
+
+
+def _do(session: Session, name: str, stage: Stage) -> None:
+    if session.folder.finished(name):
+        session.watcher.stage(name, "done before")
+        return
+    session.watcher.stage(name, "")
+    stage(session)
+
+
+def _training_stages(recipe: Recipe) -> list[tuple[str, Stage]]:
+    stages: list[tuple[str, Stage]] = [("distil", distil)]
     if recipe.teacher_network is not None:
         stages.insert(0, ("teach", teach))
     if recipe.prune is not None:
         stages.append(("prune", prune))
-    return [*stages, ("export", export)]
+    return stages
 
 
 def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> None:
@@ -102,29 +124,38 @@ def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> No
     _opened(recipe, RunFolder(out), watcher or Silent())
 
 
-def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None) -> Session:
+def prepare(
+    recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE
+) -> Session:
     """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
-    session, facts = _opened(recipe, folder, watcher, data)
+    session, facts = _opened(recipe, folder, watcher, data, ranks)
+    if ranks.count > 1:
+        check_agreed(ranks, recipe, facts)
+        how = f"{session.machine.threads} threads each" if session.machine.device == "cpu" else "a GPU each"
+        watcher.note(f"{ranks.count} ranks, {how}: every batch is shared among them")
     first = folder.adopt(recipe, facts)
     if first.get("teacher_outputs") != facts.get("teacher_outputs"):
         raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
-    if first["machine"] != facts["machine"]:
+    if {"ranks": 1, **first["machine"]} != facts["machine"]:
         watcher.note(f"started on {first['machine']}, goes on on {facts['machine']}: the last bits may differ")
     return session
 
 
-def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher, given: Given = None) -> tuple[Session, dict[str, Any]]:
+def _opened(
+    recipe: Recipe, folder: RunFolder, watcher: Watcher, given: Given = None, ranks: Ranks = ALONE
+) -> tuple[Session, dict[str, Any]]:
     """Data, split and networks, checked, and the facts that a run records; the folder is only looked at."""
     try:
-        machine = Machine.choose(recipe.compute)
+        machine = Machine.choose(recipe.compute, ranks)
         check_libraries(wanted_views(recipe.export))
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    data = _data(recipe, watcher, given)
+    data = ranks.in_turn(lambda: _data(recipe, watcher, given))
     try:
         parts = split(data.labels, recipe.data.held_out, recipe.data.split_seed)
     except ValueError as error:
         raise RecipeError(f"data.held_out = {recipe.data.held_out}: {error}") from None
+    check_batches(recipe, len(parts.train), ranks)
     mean, std = _normalisation(recipe, data, parts.train)
     facts = {
         "command": command(),
@@ -133,7 +164,7 @@ def _opened(recipe: Recipe, folder: RunFolder, watcher: Watcher, given: Given = 
         "data": {"name": data.name, "fingerprint": data.fingerprint, "source": data.source},
         "split": {"train": len(parts.train), "held_out": len(parts.held_out), "digest": parts.digest},
     }
-    session = Session(recipe, folder, data, parts, mean, std, machine, watcher)
+    session = Session(recipe, folder, data, parts, mean, std, machine, watcher, ranks)
     _check_networks(session)
     if outputs := teacher_facts(session):
         facts["teacher_outputs"] = outputs

@@ -16,7 +16,7 @@ from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
 from attar.recipe.types import Network, Student, Teacher
-from attar.train import Machine, accuracy, predict, steps_for
+from attar.train import ALONE, Machine, Ranks, accuracy, predict, steps_for
 
 MEMBER = 1_000_003
 """Added to the seed for each further member of an ensemble: no sweep over seeds comes that far."""
@@ -34,6 +34,8 @@ class Session:
     std: tuple[float, ...]
     machine: Machine
     watcher: Watcher
+    ranks: Ranks = ALONE
+    """The processes that do this run together."""
     captured: list[Any] = field(default_factory=list)
     """The engine on a fresh student, once the check before the run has made it: capturing takes seconds."""
 
@@ -88,7 +90,12 @@ class Session:
         samples = self.split.held_out
         if len(samples) == 0:
             return None
-        return accuracy(predict(model, self.views, samples, self.machine), self.data.labels[samples])
+        if self.ranks.count == 1:
+            return accuracy(predict(model, self.views, samples, self.machine), self.data.labels[samples])
+        mine, hits = self.ranks.share(samples), 0
+        if len(mine):
+            hits = int((predict(model, self.views, mine, self.machine).argmax(1) == self.data.labels[mine]).sum())
+        return self.ranks.mean_and_sum(0.0, hits)[1] / len(samples)
 
     def work(self, training: Training) -> float:
         """Images that a call of the loop will see."""

@@ -63,9 +63,10 @@ class StageLoop:
 
             def on_step(progress: Progress) -> None:
                 self._show(progress, label, training)
-                if stop.asked or progress.step == progress.steps or time.monotonic() - self._saved_at >= interval:
+                asked = bool(self.session.ranks.any(torch.tensor([stop.asked])))  # all stop at the same step
+                if asked or progress.step == progress.steps or time.monotonic() - self._saved_at >= interval:
                     self.save()
-                if stop.asked:
+                if asked:
                     raise Interrupted(f"stopped after step {progress.step} of {progress.steps}")
 
             fit(
@@ -75,6 +76,7 @@ class StageLoop:
                 self.session.split.train,
                 training,
                 view_pool=view_pool,
+                ranks=self.session.ranks,
                 on_step=on_step,
                 on_epoch=on_epoch,
             )

@@ -15,6 +15,7 @@ from typing import Any
 from attar.pipeline.folder import RunError, RunFolder
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, write_comparison
+from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, prepare, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.prune import ProofError
@@ -53,6 +54,7 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         RunError: a folder holds a run of another recipe.
         Interrupted: the sweep was stopped; the same call goes on.
     """
+    refuse_ranks("attar sweep")
     out, watcher = Path(out), watcher or Silent()
     failed = {name: why for name, why in _failures(out).items() if (out / name).is_dir()}
     _check(points, out, failed, watcher)

@@ -15,7 +15,11 @@ Batch = TypeVar("Batch")
 
 
 def collect_gradients(
-    module: nn.Module, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], torch.Tensor], seed: int = 0
+    module: nn.Module,
+    batches: Iterable[Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    seed: int = 0,
+    merge: Callable[[list[torch.Tensor]], None] = lambda gradients: None,
 ) -> Context:
     """Mean gradients, and mean squared gradients, of the loss over the batches.
 
@@ -28,6 +32,7 @@ def collect_gradients(
         batches: anything that `loss` understands; two or three hundred samples are plenty.
         loss: (module, batch) -> a scalar.
         seed: handed on in the context.
+        merge: changes a batch's gradients in place, e.g. to their mean over processes that share the batch.
 
     Raises:
         ValueError: no batch, or a loss that is not a finite scalar.
@@ -43,7 +48,9 @@ def collect_gradients(
             value = loss(module, batch)
             if value.dim() or not torch.isfinite(value):
                 raise ValueError(f"the loss of batch {count} is {value.detach()!r}: gradients need a finite scalar")
-            for parameter, gradient in zip(unique, torch.autograd.grad(value, unique, allow_unused=True)):
+            gradients = torch.autograd.grad(value, unique, allow_unused=True)
+            merge([gradient for gradient in gradients if gradient is not None])
+            for parameter, gradient in zip(unique, gradients):
                 if gradient is not None:
                     sums[id(parameter)] += gradient
                     squares[id(parameter)] += gradient.square()

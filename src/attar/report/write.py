@@ -188,6 +188,7 @@ def _network(facts: Facts) -> str:
 def _origin(facts: Facts) -> str:
     environment, machine = facts["environment"], facts["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    ranks = f", {machine['ranks']} ranks" if machine.get("ranks", 1) > 1 else ""
     rows = [
         ["command", f"`{facts['command']}`"],
         ["recipe", f"{facts['name']}, seed {facts['recipe']['seed']}"],
@@ -197,7 +198,7 @@ def _origin(facts: Facts) -> str:
         ["split", f"{facts['split']['train']:,} training, {facts['split']['held_out']:,} held out"],
         [
             "machine",
-            f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads",
+            f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads{ranks}",
         ],
         ["versions", f"Python {environment['python']}, {versions}"],
         ["commit", str(environment["commit"])],

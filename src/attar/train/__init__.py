@@ -3,13 +3,17 @@
 from attar.train.checkpoint import CheckpointError, read_checkpoint, write_atomically, write_checkpoint
 from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_for
 from attar.train.machine import Machine
+from attar.train.ranks import ALONE, RankError, Ranks
 from attar.train.state import TrainState
 
 __all__ = [
+    "ALONE",
     "CheckpointError",
     "Diverged",
     "Machine",
     "Progress",
+    "RankError",
+    "Ranks",
     "TrainState",
     "accuracy",
     "fit",

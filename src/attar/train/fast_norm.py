@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from attar.train.ranks import ALONE, Ranks
+
 _LANES = 32  # numbers of bfloat16 in the widest vector register of any CPU
 _SMALL_BATCH = 8192  # rows below which the merge costs what the vectors save (measured on two cores)
 _WIDE = 128  # channels above which torch's scalar rest of a row is small
@@ -40,7 +42,9 @@ def fold_factor(rows: int, channels: int) -> int:
 
 
 def _folded(x: Tensor, fold: int) -> Tensor:
-    """View channels_last (N, C, H, W) as (M/fold, fold*C, 1, 1)."""
+    """View channels_last (N, C, H, W) as (M/fold, fold*C, 1, 1); for a fold of 1 a batch of any layout, as it is."""
+    if fold == 1:
+        return x
     length = fold * x.shape[1]
     return x.as_strided((x.numel() // length, length, 1, 1), (length, 1, 1, 1))
 
@@ -86,6 +90,8 @@ class _FoldedNorm(torch.autograd.Function):
         inverse: Tensor,
         fold: int,
         batch: bool,
+        ranks: Ranks,
+        count: int,
     ) -> Tensor:
         scale = inverse if weight is None else inverse * weight
         shift = torch.addcmul(_neutral(mean.numel(), mean.dtype)[0] if bias is None else bias, mean, scale, value=-1)
@@ -93,7 +99,7 @@ class _FoldedNorm(torch.autograd.Function):
         output = torch.empty_like(x)  # not a view, so that an in-place ReLU may follow
         _scale_shift(_folded(x, fold), long[0], long[1], _folded(output, fold))
         ctx.save_for_backward(x, scale, mean, inverse, long)
-        ctx.fold, ctx.batch = fold, batch
+        ctx.fold, ctx.batch, ctx.ranks, ctx.count = fold, batch, ranks, count
         ctx.parameter_types = (None if weight is None else weight.dtype, None if bias is None else bias.dtype)
         return output
 
@@ -101,8 +107,8 @@ class _FoldedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, mean, inverse, long = ctx.saved_tensors
-        fold, count = ctx.fold, x.numel() // x.shape[1]
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        fold, count = ctx.fold, ctx.count
+        grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
         rows, x_rows = _folded(grad, fold), _folded(x, fold)
         _, ones, _ = _neutral(rows.shape[1], mean.dtype)
         # eval mode and unit variance: sums of grad * (x - mean) and of grad, and nothing else
@@ -112,23 +118,26 @@ class _FoldedNorm(torch.autograd.Function):
         dot, total = dot.view(fold, -1).sum(0), total.view(fold, -1).sum(0)
         d_scale = dot * inverse
         weight_type, bias_type = ctx.parameter_types
+        d_weight = d_scale.to(weight_type) if ctx.needs_input_grad[1] else None
+        d_bias = total.to(bias_type) if ctx.needs_input_grad[2] else None
         d_x = None
         if ctx.needs_input_grad[0]:
             d_x = torch.empty_like(grad)
             if ctx.batch:
+                if ctx.ranks.count > 1:  # d_x depends on the sums over the whole batch
+                    d_scale, total = ctx.ranks.total(torch.stack((d_scale, total)))
                 # d_x = scale * (grad + slope * x + shift); the shift is that of the rounded slope, so that
                 # the mean of d_x is zero, as it must be
                 slope = (d_scale * inverse).div_(-count).to(x.dtype)
                 shift = torch.addcmul(total, slope, mean, value=count).mul_(scale).div_(-count)
                 out = _folded(d_x, fold)
-                torch.addcmul(rows, x_rows, _unfolded(slope.unsqueeze(0), fold).view(1, -1, 1, 1), out=out)
+                slopes = _unfolded(slope.unsqueeze(0), fold).view(1, -1, *[1] * (rows.dim() - 2))
+                torch.addcmul(rows, x_rows, slopes, out=out)
                 _scale_shift(out, long[0], _unfolded(shift.unsqueeze(0), fold)[0], out)
             else:
                 zeros, _, _ = _neutral(rows.shape[1], mean.dtype)
                 _scale_shift(rows, long[0], zeros, _folded(d_x, fold))
-        d_weight = d_scale.to(weight_type) if ctx.needs_input_grad[1] else None
-        d_bias = total.to(bias_type) if ctx.needs_input_grad[2] else None
-        return d_x, d_weight, d_bias, None, None, None, None
+        return d_x, d_weight, d_bias, None, None, None, None, None, None
 
 
 def batch_norm(
@@ -140,19 +149,23 @@ def batch_norm(
     training: bool,
     momentum: float,
     eps: float,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` of a channels_last CPU batch (N, C, H, W), by folded rows.
+    """`torch.nn.functional.batch_norm` of a CPU batch (N, C, ...), by folded rows where it is channels_last (N, C, H, W).
 
     Same values up to rounding: statistics and sums are kept in float32 (float64 for float64 input). Deterministic for a
-    fixed number of threads. The gradient cannot be differentiated again.
+    fixed number of threads. The gradient cannot be differentiated again. Of several ranks, each brings its share of the
+    batch, and the statistics are those of the whole.
     """
     channels = x.shape[1]
     count = x.numel() // channels
-    fold = fold_factor(count, channels)
+    fold = fold_factor(count, channels) if _foldable(x) else 1
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.no_grad():
         if training:
             mean, variance = _moments(_folded(x, fold), fold, dtype)
+            if ranks.count > 1:
+                mean, variance, count = _merged(mean, variance, count, ranks)
             if running_mean is not None and running_var is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
@@ -160,8 +173,22 @@ def batch_norm(
             assert running_mean is not None and running_var is not None
             mean, variance = running_mean.to(dtype), running_var.to(dtype)
         inverse = (variance + eps).rsqrt_()
-    output: Tensor = _FoldedNorm.apply(x, weight, bias, mean, inverse, fold, training)
+    output: Tensor = _FoldedNorm.apply(x, weight, bias, mean, inverse, fold, training, ranks, count)
     return output
+
+
+def _merged(mean: Tensor, variance: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor, int]:
+    """Mean, biased variance and count of the batch of all ranks from those of their shares (Chan, Golub, LeVeque)."""
+    shares = torch.stack(ranks.gather(torch.stack((mean, variance, torch.full_like(mean, count)))))
+    means, variances, counts = shares.unbind(1)
+    whole = counts.sum(0)
+    mean = (means * counts).sum(0) / whole
+    variance = ((variances + (means - mean).square()) * counts).sum(0) / whole
+    return mean, variance, int(whole[0])
+
+
+def _foldable(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _worthwhile(module: nn.BatchNorm2d, x: Tensor) -> bool:
@@ -176,7 +203,7 @@ def _worthwhile(module: nn.BatchNorm2d, x: Tensor) -> bool:
     # in eval mode only the gradient is slow
     differentiates = module.training or (torch.is_grad_enabled() and x.requires_grad)
     supported = x.dtype in (torch.bfloat16, torch.float32, torch.float64)
-    return differentiates and supported and x.is_contiguous(memory_format=torch.channels_last)
+    return differentiates and supported and _foldable(x)
 
 
 def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:

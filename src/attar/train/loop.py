@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from attar.distil import Batch, Objective
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
+from attar.train.rank_norm import RankNorm
+from attar.train.ranks import ALONE, Ranks
 from attar.train.state import TrainState
 from attar.train.strided import safe_strided_convolutions
 
@@ -63,6 +66,7 @@ def fit(
     training: Training,
     *,
     view_pool: int = 0,
+    ranks: Ranks = ALONE,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
@@ -75,15 +79,22 @@ def fit(
         samples: int64 (n,): ids of the training images to use.
         training: optimiser, schedule, batch size.
         view_pool: cycle through this many epochs of views; 0 makes every epoch's views new.
+        ranks: the processes that share every batch; up to the order of sums the result is that of one.
         on_step: called after every step; a checkpoint may be taken there.
         on_epoch: called when an epoch, or the call, ends.
 
     Raises:
         Diverged: the loss is NaN, infinite, or a hundred times the first one.
+        RankError: the ranks do not have the same network, or are more than the images of a batch.
     """
     state.begin(training)
-    with fast_batch_norm(state.model), safe_strided_convolutions(state.model):
-        _steps(state, objective, views, samples, training, view_pool, on_step, on_epoch)
+    if ranks.count > 1:
+        ranks.check_same("the network's structure", state.structure())
+    if ranks.rank:  # dropout and its like: other masks for other images
+        torch.manual_seed(state.position.images * ranks.count + ranks.rank)
+    norm = fast_batch_norm(state.model) if ranks.count == 1 else RankNorm(ranks)
+    with norm, safe_strided_convolutions(state.model):
+        _steps(state, objective, views, samples, training, view_pool, ranks, on_step, on_epoch)
 
 
 def _steps(
@@ -93,39 +104,45 @@ def _steps(
     samples: torch.Tensor,
     training: Training,
     view_pool: int,
+    ranks: Ranks,
     on_step: Callable[[Progress], None],
     on_epoch: Callable[[Progress], None],
 ) -> None:
-    model, optimiser, at = state.model, state.optimiser, state.position
+    model, optimiser, at = ranks.averaging(state.model), state.optimiser, state.position
     assert optimiser is not None
     steps, batch_size = steps_for(training, len(samples)), min(training.batch, len(samples))
+    part = ranks.part(batch_size)
     order, ordered_epoch = samples, -1
     while at.step < steps:
         if at.offset + batch_size > len(samples):
             at.epoch, at.offset = at.epoch + 1, 0
         if ordered_epoch != at.epoch:
             order, ordered_epoch = views.order(at.epoch, samples), at.epoch
+            if ranks.count > 1:
+                ranks.check_same("the order of the images", hashlib.sha256(order.numpy().tobytes()).digest())
         chosen = order[at.offset : at.offset + batch_size]
         rate = learning_rate(training, at.step, steps, len(samples))
         for group in optimiser.param_groups:
             group["lr"] = rate
         view_epoch = at.epoch % view_pool if view_pool else at.epoch
-        images, labels = views.batch(view_epoch, chosen)
+        mine = ranks.share(chosen)
+        images, labels = views.batch(view_epoch, mine)
         images = images.to(memory_format=state.machine.memory_format)
         model.train()
         with state.machine.autocast():
-            loss, logits = objective(model, Batch(images, labels, view_epoch, chosen))
-        value = loss.item()
+            loss, logits = objective(model, Batch(images, labels, view_epoch, mine))
+        hits = int((logits.detach().argmax(1) == labels).sum())
+        value, hits = ranks.mean_and_sum(loss.item() * part, hits)
         _check(value, state, chosen)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * part if part != 1 else loss).backward()
         if training.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimiser.step()
         state.update_ema(training.ema)
         at.step, at.offset, at.images = at.step + 1, at.offset + batch_size, at.images + batch_size
         at.loss_sum, at.count = at.loss_sum + value * batch_size, at.count + batch_size
-        at.hits += int((logits.detach().argmax(1) == labels).sum())
+        at.hits += hits
         progress = Progress(at.step, steps, at.epoch, rate, at.loss_sum / at.count, at.hits / at.count, at.images)
         if at.step == steps or at.offset + batch_size > len(samples):
             at.loss_sum, at.hits, at.count = 0.0, 0, 0

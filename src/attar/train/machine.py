@@ -11,6 +11,7 @@ import torch
 
 from attar.recipe import Compute
 from attar.train.memory import keep_freed_memory
+from attar.train.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,19 @@ class Machine:
     """`fp32`, or `bf16` for autocast (weights, losses and optimiser stay float32)."""
     channels_last: bool
     threads: int
+    """Of each rank."""
+    ranks: int = 1
 
     @classmethod
-    def choose(cls, compute: Compute) -> Machine:
+    def choose(cls, compute: Compute, ranks: Ranks = ALONE) -> Machine:
         """Resolve `auto` for this machine, set torch's number of threads, and let the process keep freed memory.
 
         Raises:
-            ValueError: a device or precision was asked for that is not here.
+            ValueError: a device or precision was asked for that is not here, or not for each of several ranks.
         """
         device = _device(compute.device)
+        if ranks.count > 1:
+            device = _device_of_rank(compute.device, device, ranks)
         kind = torch.device(device).type
         native = _native_bf16(kind)
         if compute.precision == "bf16" and kind == "mps":
@@ -39,7 +44,7 @@ class Machine:
         torch.set_num_threads(compute.threads or _cores())
         if kind == "cpu":
             keep_freed_memory()
-        return cls(device, precision, kind != "mps", torch.get_num_threads())
+        return cls(device, precision, kind != "mps", torch.get_num_threads(), ranks.count)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of every forward pass."""
@@ -80,6 +85,26 @@ def _device(asked: str) -> str:
         found = ", ".join(name for name, is_here in here.items() if is_here)
         raise ValueError(f"compute.device = {asked!r} is not on this machine; there is: {found}")
     return asked
+
+
+def _device_of_rank(asked: str, device: str, ranks: Ranks) -> str:
+    """The device of one rank of several: a GPU of its own, or the CPU."""
+    if device == "mps" and asked == "auto":
+        return "cpu"
+    if device == "mps" or ":" in asked:
+        raise ValueError(
+            f"compute.device = {asked!r} names one device and there are {ranks.count} ranks; write 'cuda', and each takes one, "
+            "or 'cpu'"
+        )
+    if device == "cuda" and ranks.local >= torch.cuda.device_count():
+        raise ValueError(
+            f"rank {ranks.rank} needs a GPU of its own and there are {torch.cuda.device_count()} on its machine; start fewer "
+            "(torchrun --nproc-per-node), or set compute.device = 'cpu'"
+        )
+    if device != "cuda":
+        return device
+    torch.cuda.set_device(ranks.local)
+    return f"cuda:{ranks.local}"
 
 
 def _native_bf16(kind: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -127,6 +129,11 @@ class TrainState:
         if torch.device(self.machine.device).type == "cuda":
             found["rng/cuda"] = torch.cuda.get_rng_state(self.machine.device)
         return found
+
+    def structure(self) -> bytes:
+        """Digest of the names and shapes of all weights, 32 bytes."""
+        shapes = [(name, list(tensor.shape)) for name, tensor in self.model.state_dict().items()]
+        return hashlib.sha256(json.dumps(shapes).encode()).digest()
 
     def numbers(self) -> dict[str, Any]:
         return asdict(self.position)
