@@ -44,21 +44,21 @@ def philox(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def words(seed: int, stream: Stream, epoch: int, samples: Tensor, block: int | Tensor = 0) -> Words:
+def words(seed: int, stream: Stream, epoch: int | Tensor, samples: Tensor, block: int | Tensor = 0) -> Words:
     """Four random words for each sample id: tensors of the shape of `samples` broadcast with `block`, on its device.
 
     The counter is (sample, epoch, block, stream), the key the 64 bits of the seed.
     Raises ValueError if the seed is not in 0 .. 2^64-1 or the epoch not in 0 .. 2^32-1.
     """
     check_seed(seed)
-    if not 0 <= epoch <= _MASK:
+    if isinstance(epoch, int) and not 0 <= epoch <= _MASK:
         raise ValueError(f"epoch must be in 0 .. 2^32-1, not {epoch}")
     samples = samples.to(torch.int64)
     if isinstance(block, Tensor):
         samples, block = torch.broadcast_tensors(samples, block.to(torch.int64))
     counter = (
         samples,
-        torch.full_like(samples, epoch),
+        torch.zeros_like(samples).add_(epoch),
         torch.zeros_like(samples).add_(block),
         torch.full_like(samples, int(stream)),
     )

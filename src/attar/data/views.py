@@ -83,9 +83,14 @@ class Views:
 
     def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
-        table = self._table(epoch)
-        samples = samples.to(self.device)
-        here = table.index_select(0, samples)
+        return self.augmented(samples.to(self.device), self.places(epoch), epoch)
+
+    def augmented(self, samples: Tensor, places: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+        """As `batch`, from what `places` says of the epoch, without waiting for the device.
+
+        samples: on the views' device. epoch: a number, or an int64 tensor () there.
+        """
+        here = places.index_select(0, samples)
         pixels = self.images.index_select(0, samples)
         if self.augment.crop_padding > 0 or self.augment.flip > 0:
             pixels = _crop_and_mirror(pixels, here, self.augment.crop_padding)
@@ -107,8 +112,8 @@ class Views:
     def _normalise(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
 
-    def _table(self, epoch: int) -> Tensor:
-        """The places of all samples in this epoch; the last two epochs are kept."""
+    def places(self, epoch: int) -> Tensor:
+        """Where each sample is cropped and erased in this epoch: int32 (N, 7), on the device; two epochs are kept."""
         if epoch not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]
@@ -160,7 +165,7 @@ def _outside(here: Tensor, shape: torch.Size) -> Tensor:
     return kinds.index_select(0, kind.view(-1)).view(count, 1, height, width)
 
 
-def _noise(seed: int, epoch: int, samples: Tensor, shape: torch.Size) -> Tensor:
+def _noise(seed: int, epoch: int | Tensor, samples: Tensor, shape: torch.Size) -> Tensor:
     """Random pixels, uint8 of the shape (B, C, H, W): the 16 bytes of each Philox block, in order."""
     count = shape[1:].numel()
     blocks = torch.arange((count + 15) // 16, device=samples.device)

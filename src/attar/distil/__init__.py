@@ -3,7 +3,15 @@
 from attar.distil.cache import TeacherError, ViewOutputs
 from attar.distil.coding import coding_for
 from attar.distil.losses import LOSSES, Loss, distillation_loss, find_loss, kl_divergence
-from attar.distil.objective import Batch, FromTeacher, Objective, OnlineTeacher, TeacherOutputs, from_labels
+from attar.distil.objective import (
+    Batch,
+    FromTeacher,
+    Objective,
+    OnlineTeacher,
+    TeacherOutputs,
+    from_labels,
+    outputs_ahead,
+)
 from attar.distil.pools import Pool, cache_limit, cache_mode, find_pool, kept_pools, pools_folder, remove_pool
 from attar.distil.shipped import OutputsError, ShippedOutputs, export_pool, read_outputs
 
@@ -30,6 +38,7 @@ __all__ = [
     "from_labels",
     "kept_pools",
     "kl_divergence",
+    "outputs_ahead",
     "pools_folder",
     "read_outputs",
     "remove_pool",

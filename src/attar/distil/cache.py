@@ -111,10 +111,14 @@ class ViewOutputs:
         Raises:
             TeacherError: a logit is not a number.
         """
-        epoch = self._epoch(batch.epoch)
-        index = epoch.row[batch.samples.cpu().numpy()]
+        return self.ahead(batch.epoch, batch.samples)
+
+    def ahead(self, number: int, samples: Tensor) -> Tensor:
+        """The same by the names of the views alone: their epoch, and int64 (batch,)."""
+        epoch = self._epoch(number)
+        index = epoch.row[samples.cpu().numpy()]
         assert (index >= 0).all(), "a batch with samples that were not announced"
-        self._complete(batch.epoch, np.unique(index // BLOCK))
+        self._complete(number, np.unique(index // BLOCK))
         rows = torch.from_numpy(epoch.rows.data[index])
         return self.coding.decode(rows, self.temperature).to(self.views.device)
 

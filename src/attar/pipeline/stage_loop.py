@@ -77,6 +77,7 @@ class StageLoop:
                 training,
                 view_pool=view_pool,
                 ranks=self.session.ranks,
+                tell=self.session.watcher.note,
                 on_step=on_step,
                 on_epoch=on_epoch,
             )

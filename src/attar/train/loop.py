@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 
 from attar.data import Views
-from attar.distil import Batch, Objective
+from attar.distil import Objective
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
 from attar.train.rank_norm import RankNorm
 from attar.train.ranks import ALONE, Ranks
 from attar.train.state import TrainState
+from attar.train.step import Step
 from attar.train.strided import safe_strided_convolutions
 
 EXPLODED = 100.0
@@ -67,6 +68,7 @@ def fit(
     *,
     view_pool: int = 0,
     ranks: Ranks = ALONE,
+    tell: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
@@ -80,7 +82,8 @@ def fit(
         training: optimiser, schedule, batch size.
         view_pool: cycle through this many epochs of views; 0 makes every epoch's views new.
         ranks: the processes that share every batch; up to the order of sums the result is that of one.
-        on_step: called after every step; a checkpoint may be taken there.
+        tell: takes a line for whoever watches.
+        on_step: called after every step (on a GPU after every few); a checkpoint may be taken there.
         on_epoch: called when an epoch, or the call, ends.
 
     Raises:
@@ -94,7 +97,7 @@ def fit(
         torch.manual_seed(state.position.images * ranks.count + ranks.rank)
     norm = fast_batch_norm(state.model) if ranks.count == 1 else RankNorm(ranks)
     with norm, safe_strided_convolutions(state.model):
-        _steps(state, objective, views, samples, training, view_pool, ranks, on_step, on_epoch)
+        _steps(state, objective, views, samples, training, view_pool, ranks, tell, on_step, on_epoch)
 
 
 def _steps(
@@ -105,50 +108,41 @@ def _steps(
     training: Training,
     view_pool: int,
     ranks: Ranks,
+    tell: Callable[[str], None],
     on_step: Callable[[Progress], None],
     on_epoch: Callable[[Progress], None],
 ) -> None:
-    model, optimiser, at = ranks.averaging(state.model), state.optimiser, state.position
-    assert optimiser is not None
-    steps, batch_size = steps_for(training, len(samples)), min(training.batch, len(samples))
-    part = ranks.part(batch_size)
-    order, ordered_epoch = samples, -1
+    at, steps, batch = state.position, steps_for(training, len(samples)), min(training.batch, len(samples))
+    model, part = ranks.averaging(state.model), ranks.part(batch)
+    step = Step(state, model, objective, views, training, part, ranks.count == 1, tell)
+    order, ordered_epoch, unread = samples, -1, 0
     while at.step < steps:
-        if at.offset + batch_size > len(samples):
+        if at.offset + batch > len(samples):
             at.epoch, at.offset = at.epoch + 1, 0
         if ordered_epoch != at.epoch:
             order, ordered_epoch = views.order(at.epoch, samples), at.epoch
             if ranks.count > 1:
                 ranks.check_same("the order of the images", hashlib.sha256(order.numpy().tobytes()).digest())
-        chosen = order[at.offset : at.offset + batch_size]
+        chosen = order[at.offset : at.offset + batch]
         rate = learning_rate(training, at.step, steps, len(samples))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        view_epoch = at.epoch % view_pool if view_pool else at.epoch
-        mine = ranks.share(chosen)
-        images, labels = views.batch(view_epoch, mine)
-        images = images.to(memory_format=state.machine.memory_format)
         model.train()
-        with state.machine.autocast():
-            loss, logits = objective(model, Batch(images, labels, view_epoch, mine))
-        hits = int((logits.detach().argmax(1) == labels).sum())
-        value, hits = ranks.mean_and_sum(loss.item() * part, hits)
+        step(at.epoch % view_pool if view_pool else at.epoch, ranks.share(chosen), rate)
+        at.step, at.offset, at.images = at.step + 1, at.offset + batch, at.images + batch
+        unread += 1
+        ends = at.step == steps or at.offset + batch > len(samples)
+        if unread < step.ahead and not ends:
+            continue
+        value, hits = ranks.mean_and_sum(*step.read())
         _check(value, state, chosen)
-        optimiser.zero_grad(set_to_none=True)
-        (loss * part if part != 1 else loss).backward()
-        if training.clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        optimiser.step()
-        state.update_ema(training.ema)
-        at.step, at.offset, at.images = at.step + 1, at.offset + batch_size, at.images + batch_size
-        at.loss_sum, at.count = at.loss_sum + value * batch_size, at.count + batch_size
-        at.hits += hits
+        at.loss_sum, at.hits, at.count = at.loss_sum + value * batch * unread, at.hits + hits, at.count + batch * unread
+        unread = 0
         progress = Progress(at.step, steps, at.epoch, rate, at.loss_sum / at.count, at.hits / at.count, at.images)
-        if at.step == steps or at.offset + batch_size > len(samples):
+        if ends:
             at.loss_sum, at.hits, at.count = 0.0, 0, 0
             on_epoch(progress)
         on_step(progress)
     at.step = 0
+    state.release()
 
 
 def _check(loss: float, state: TrainState, samples: torch.Tensor) -> None:
@@ -159,7 +153,7 @@ def _check(loss: float, state: TrainState, samples: torch.Tensor) -> None:
         return
     shown = ", ".join(str(s) for s in samples[:8].tolist())
     raise Diverged(
-        f"the loss is {loss:g} at step {at.step + 1} of epoch {at.epoch} (batch of {len(samples)} images: {shown}, ...); "
+        f"the loss is {loss:g} at step {at.step} of epoch {at.epoch} (batch of {len(samples)} images: {shown}, ...); "
         "a lower learning_rate, a longer warmup or clip = 1 usually helps"
     )
 

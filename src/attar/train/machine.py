@@ -53,6 +53,11 @@ class Machine:
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
 
     @property
+    def buffered(self) -> bool:
+        """Whether a step's inputs are to lie in buffers, so that it can be recorded as a CUDA graph."""
+        return torch.device(self.device).type == "cuda"
+
+    @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 

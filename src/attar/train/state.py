@@ -62,15 +62,26 @@ class TrainState:
             self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.position.updates = 0
 
-    def update_ema(self, decay: float) -> None:
-        """Move the average one step; early steps weigh more, so that it forgets the initial weights."""
+    def average_weight(self, decay: float) -> float:
+        """What the weights of the next step count for in the average; early steps count more, so that it forgets the start."""
+        if self.ema is None:
+            return 0.0
+        self.position.updates += 1
+        return 1 - min(decay, (1 + self.position.updates) / (10 + self.position.updates))
+
+    def move_average(self, weight: float | torch.Tensor) -> None:
+        """Move the average towards the weights as they are now; `weight` is a number, or a tensor () on the device."""
         if self.ema is None:
             return
-        self.position.updates += 1
-        decay = min(decay, (1 + self.position.updates) / (10 + self.position.updates))
         now = self.model.state_dict()
-        floats = [name for name, tensor in now.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.ema[name] for name in floats], [now[name] for name in floats], 1 - decay)
+        names = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        average, weights = [self.ema[name] for name in names], [now[name] for name in names]
+        if isinstance(weight, torch.Tensor):
+            change = torch._foreach_sub(weights, average)
+            torch._foreach_mul_(change, weight)
+            torch._foreach_add_(average, change)
+        else:
+            torch._foreach_lerp_(average, weights, weight)
         for name, tensor in now.items():
             if not tensor.is_floating_point():
                 self.ema[name].copy_(tensor)
@@ -118,6 +129,11 @@ class TrainState:
             self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
             self.optimiser.state.clear()
             self._set_moments(moments)
+
+    def release(self) -> None:
+        """Let go of the gradients, and of the memory that a recorded step kept for them."""
+        if self.optimiser is not None:
+            self.optimiser.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that a checkpoint must hold."""
@@ -176,7 +192,11 @@ def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> 
     parameters = list(model.parameters())
     if training.optimiser == "adamw":
         return torch.optim.AdamW(
-            parameters, training.learning_rate, weight_decay=training.weight_decay, fused=fused or None
+            parameters,
+            training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=fused or None,
+            capturable=machine.buffered,
         )
     return torch.optim.SGD(
         parameters,
@@ -190,8 +210,8 @@ def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A moment laid out as its parameter is, so that a resumed step runs the same kernels."""
-    if value.shape != parameter.shape:
-        return value.clone()
+    if value.shape != parameter.shape:  # AdamW's count of steps
+        return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter).copy_(value).detach()
 
 

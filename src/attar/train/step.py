@@ -1,0 +1,152 @@
+"""One step of the loop: views, forward, loss, backward, optimiser, moving average.
+
+On a GPU the whole step is recorded as a CUDA graph and replayed, so that the processor's launches no longer set the pace:
+all that changes from step to step (ids, places, teacher's outputs, learning rate, weight of the average) lies in buffers.
+Elsewhere the same code reads the same inputs as they are. Recording was written without a GPU at hand and has not run on
+one yet; where it fails, or a network does what cannot be recorded, steps go on one launch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.data import Shards, Views
+from attar.distil import Batch, Objective, outputs_ahead
+from attar.recipe import Training
+from attar.train.state import TrainState
+
+WARM_UP = 3
+"""Steps before recording: kernels are chosen and the optimiser's moments made."""
+AHEAD = 16
+"""Recorded steps that may be under way before the loop waits for their losses."""
+
+
+class Step:
+    """Call it for one step; `read` says what came of the steps since it was last called."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        model: torch.nn.Module,
+        objective: Objective,
+        views: Views,
+        training: Training,
+        part: float = 1.0,
+        record: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """
+        Args:
+            state: begun for this training; changed in place.
+            model: the state's model, or what averages its gradients over ranks.
+            objective, views, training: as for `fit`.
+            part: what this rank's loss counts for.
+            record: record a CUDA graph, if the images are on a GPU.
+            tell: told when that fails.
+        """
+        assert state.optimiser is not None
+        self.state, self.model, self.objective, self.views = state, model, objective, views
+        self.optimiser, self.training, self.part, self.tell = state.optimiser, training, part, tell
+        # mps has no float64
+        kind = torch.float32 if views.device.type == "mps" else torch.float64
+        self._sums = torch.zeros(2, dtype=kind, device=views.device)
+        self._unread = self._done = 0
+        self._inputs: dict[str, Any] = {}
+        self._epoch = -1
+        self._buffered = record and state.machine.buffered and not isinstance(views.images, Shards)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream() if self._buffered and views.device.type == "cuda" else None
+
+    @property
+    def ahead(self) -> int:
+        """Steps that should be taken before `read` is called: reading waits for them."""
+        return 1 if self._graph is None else AHEAD
+
+    def __call__(self, epoch: int, samples: Tensor, rate: float) -> None:
+        """Train on the views of an epoch of these samples (int64, on the CPU; always as many)."""
+        self._load(epoch, samples, rate)
+        if self._buffered and self._graph is None and self._done >= WARM_UP:
+            self._record()
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._stream is None:
+            self._compute()
+        else:  # gradients are made on the stream that will be recorded
+            here = torch.cuda.current_stream()
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                self._compute()
+            here.wait_stream(self._stream)
+        self._done += 1
+        self._unread += 1
+
+    def read(self) -> tuple[float, int]:
+        """Mean loss, times this rank's part, and correct predictions, of the steps since the last call."""
+        loss, hits = self._sums.tolist()
+        value = loss / self._unread * self.part
+        self._sums.zero_()
+        self._unread = 0
+        return value, int(hits)
+
+    def _load(self, epoch: int, samples: Tensor, rate: float) -> None:
+        weight = self.state.average_weight(self.training.ema)
+        self._put("samples", samples.to(self.views.device))
+        self._put("rate", rate)
+        self._put("weight", weight)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._put("epoch", epoch)
+            self._put("places", self.views.places(epoch))
+        if self._buffered and (outputs := outputs_ahead(self.objective, epoch, samples)) is not None:
+            self._put("outputs", outputs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._inputs["rate"]
+
+    def _put(self, name: str, value: Tensor | float) -> None:
+        """Make a value an input of the step; buffers keep their place in memory."""
+        buffer = self._inputs.get(name)
+        if not self._buffered:
+            self._inputs[name] = value
+        elif isinstance(value, Tensor):
+            self._inputs[name] = value.to(self.views.device, copy=True) if buffer is None else buffer.copy_(value)
+        elif buffer is None:
+            kind = torch.int64 if name == "epoch" else torch.float32
+            self._inputs[name] = torch.tensor(value, dtype=kind, device=self.views.device)
+        else:
+            buffer.fill_(value)
+
+    def _compute(self) -> None:
+        """What is recorded: reads the inputs, changes model, moments, average and sums, and waits for nothing."""
+        given, state = self._inputs, self.state
+        images, labels = self.views.augmented(given["samples"], given["places"], given["epoch"])
+        images = images.to(memory_format=state.machine.memory_format)
+        batch = Batch(images, labels, self._epoch, given["samples"], given.get("outputs"))
+        with state.machine.autocast():
+            loss, logits = self.objective(self.model, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        (loss * self.part if self.part != 1 else loss).backward()
+        if self.training.clip:
+            torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.training.clip)
+        self.optimiser.step()
+        state.move_average(given["weight"])
+        hits = (logits.detach().argmax(1) == labels).sum()
+        self._sums.add_(torch.stack((loss.detach().to(self._sums.dtype), hits.to(self._sums.dtype))))
+
+    def _record(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._compute()
+        except RuntimeError as error:
+            self._buffered = False
+            self._inputs.pop("outputs", None)
+            self.tell(
+                f"the step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]:.200}); it runs unrecorded"
+            )
+        else:
+            self._graph = graph
