@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -43,7 +44,18 @@ def test_a_record_holds_what_was_found(records, finished_runs):
     record = json.loads((records / "digits/1/record.json").read_text())
     report = json.loads((finished_runs / "b/artifact/report.json").read_text())
     assert record["recipe"]["seed"] == 1
-    for key in ("test", "test_read", "cost", "frontier", "machine", "environment", "split", "images_seen", "seconds"):
+    for key in (
+        "test",
+        "test_read",
+        "cost",
+        "frontier",
+        "machine",
+        "environment",
+        "split",
+        "images_seen",
+        "seconds",
+        "peak_memory",
+    ):
         assert record[key] == report[key], key
     predictions = json.loads((records / "digits/1/predictions.json").read_text())
     assert predictions == json.loads((finished_runs / "b/test.json").read_text())["predictions"]
@@ -111,3 +123,13 @@ def test_a_record_at_odds_with_its_predictions_is_refused(records, tmp_path):
     file.write_text(json.dumps(record))
     assert "its predictions do not" in results("--records", records, "--out", tmp_path / "RESULTS.md")
     assert not (tmp_path / "RESULTS.md").exists()
+
+
+def test_the_peak_of_memory_is_stated(finished_runs):
+    facts = json.loads((finished_runs / "a" / "artifact" / "report.json").read_text())
+    peaks = [facts["peak_memory"][stage]["process"] for stage in ("teach", "distil", "prune")]
+    assert peaks == sorted(peaks)  # of the process since it began
+    assert peaks[0] > 50e6  # torch alone takes more
+    assert re.search(
+        r"peak memory \| teach [\d,]+ MB, distil [\d,]+ MB, prune", (finished_runs / "a/artifact/report.md").read_text()
+    )

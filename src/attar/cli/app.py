@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -256,6 +257,8 @@ def numbers(text: str, option: str, count: int | None = None) -> list[int]:
 
 
 def main() -> None:
+    if sys.platform == "darwin":  # read when torch is loaded: what MPS lacks, the CPU does
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     app()
 
 

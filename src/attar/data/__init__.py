@@ -5,7 +5,7 @@ from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data, runs_code
 from attar.data.shards import Shards
 from attar.data.split import Split, split
-from attar.data.views import Views, random_order
+from attar.data.views import Views, home_of, random_order
 
 __all__ = [
     "NAMES",
@@ -17,6 +17,7 @@ __all__ = [
     "Split",
     "Views",
     "from_dataset",
+    "home_of",
     "load_data",
     "pixel_statistics",
     "random_order",

@@ -30,6 +30,8 @@ from attar.data.shards import Shards
 if TYPE_CHECKING:
     from attar.recipe import Augment
 
+HOMES = {"mps": "cpu"}
+"""Devices on which not every operation below is known to give the same bits; their views are made elsewhere and moved."""
 _TABLES_KEPT = 2
 _TABLE_ROWS = 32768  # so many that fit the cache, and few enough for torch to do each operation in one thread
 
@@ -60,15 +62,17 @@ class Views:
             raise DataError(f"views need uint8 images and as many labels, not {images.dtype}, {len(labels)} labels")
         if len(mean) != channels or len(std) != channels or min(std) <= 0:
             raise DataError(f"mean and std must have a value for each of {channels} channels, std > 0: {mean}, {std}")
-        self.images = images if isinstance(images, Shards) else images.to(device)
-        self.labels = labels.to(device)
+        home = home_of(device)
+        self.images = images if isinstance(images, Shards) else images.to(home)
+        self.labels = labels.to(home)
+        self._home = self.images.device
+        self.device = self._home if home == torch.device(device) else torch.device(device)
         self.augment = augment
         self.seed = seed
         self.order_seed = seed if order_seed is None else order_seed
-        self.device = self.images.device
         # Pixels are integers 0..255: (pixel - shift) * scale is two exactly rounded operations, the same everywhere.
         shift, scale = torch.tensor([mean, std], dtype=torch.float64).mul(255).view(2, 1, channels, 1, 1)
-        self._shift, self._scale = shift.to(device, torch.float32), scale.reciprocal().to(device, torch.float32)
+        self._shift, self._scale = shift.to(home, torch.float32), scale.reciprocal().to(home, torch.float32)
         self._tables: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -83,12 +87,12 @@ class Views:
 
     def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
-        return self.augmented(samples.to(self.device), self.places(epoch), epoch)
+        return self.augmented(samples.to(self._home), self.places(epoch), epoch)
 
     def augmented(self, samples: Tensor, places: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
         """As `batch`, from what `places` says of the epoch, without waiting for the device.
 
-        samples: on the views' device. epoch: a number, or an int64 tensor () there.
+        samples: int64 (B,), where the images are. epoch: a number, or an int64 tensor () there.
         """
         here = places.index_select(0, samples)
         pixels = self.images.index_select(0, samples)
@@ -102,18 +106,19 @@ class Views:
         views = self._normalise(pixels)
         if keep is not None and self.augment.erase_fill == "mean":
             views.mul_(keep).add_(0.0)  # makes -0.0 a plain 0.0
-        return views, self.labels.index_select(0, samples)
+        return views.to(self.device), self.labels.index_select(0, samples).to(self.device)
 
     def plain(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The samples as they are: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
-        samples = samples.to(self.device)
-        return self._normalise(self.images.index_select(0, samples)), self.labels.index_select(0, samples)
+        samples = samples.to(self._home)
+        views = self._normalise(self.images.index_select(0, samples))
+        return views.to(self.device), self.labels.index_select(0, samples).to(self.device)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
         return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
 
     def places(self, epoch: int) -> Tensor:
-        """Where each sample is cropped and erased in this epoch: int32 (N, 7), on the device; two epochs are kept."""
+        """Where each sample is cropped and erased in this epoch: int32 (N, 7), beside the images; two epochs are kept."""
         if epoch not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]
@@ -122,8 +127,14 @@ class Views:
                 places(self.augment, self.seed, epoch, part, (height, width))
                 for part in torch.arange(len(self.images)).split(_TABLE_ROWS)
             ]
-            self._tables[epoch] = torch.cat(tables).to(self.device)
+            self._tables[epoch] = torch.cat(tables).to(self._home)
         return self._tables[epoch]
+
+
+def home_of(device: torch.device | str) -> torch.device:
+    """Where views for a device are made."""
+    device = torch.device(device)
+    return torch.device(HOMES.get(device.type, device))
 
 
 def random_order(seed: int, epoch: int, samples: Tensor) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 PACKAGES = ("attar", "torch", "numpy", "safetensors", "pydantic")
 
@@ -23,6 +26,21 @@ def environment() -> dict[str, Any]:
         "versions": {name: package_version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes at most: `process`, resident since the process began; `cuda`, of tensors since `forget_peak`, where a GPU is used."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if torch.cuda.is_initialized():
+        peak["cuda"] = torch.cuda.max_memory_allocated()
+    return peak
+
+
+def forget_peak() -> None:
+    """Begin anew to look for the GPU's peak. (That of the process cannot be forgotten.)"""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def command() -> str:

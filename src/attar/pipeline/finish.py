@@ -138,6 +138,11 @@ def gather(session: Session) -> dict[str, Any]:
             for stage in ("teach", "distil", "prune", "int8")
             if folder.finished(stage)
         },
+        "peak_memory": {
+            stage: folder.result(stage)[1]["peak_memory"]
+            for stage in ("teach", "distil", "prune")
+            if folder.finished(stage) and "peak_memory" in folder.result(stage)[1]
+        },
         "views": judged(folder.result("export")[1].get("views", []), test.get("views", {})),
         "controls": control_facts(folder.path, test),
         "layers": summary(model, session.data.image_shape).to_dict(),

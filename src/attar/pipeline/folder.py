@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import torch
 
+from attar.pipeline.environment import peak_memory
 from attar.pipeline.tensorboard import Board
 from attar.recipe import Recipe, RecipeError, check_recipe, difference
 from attar.train import read_checkpoint, write_atomically, write_checkpoint
@@ -129,7 +130,7 @@ class RunFolder:
 
     def finish(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Keep a stage's result; the checkpoint of its middle is no longer needed."""
-        self._write(f"{stage}.safetensors", tensors, numbers)
+        self._write(f"{stage}.safetensors", tensors, {"peak_memory": peak_memory(), **numbers})
         self._spent, self._since = 0.0, time.monotonic()
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
 

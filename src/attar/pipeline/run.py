@@ -12,7 +12,7 @@ import torch
 
 from attar.data import DataError, Dataset, ImageData, from_dataset, load_data, pixel_statistics, split
 from attar.distil import find_loss
-from attar.pipeline.environment import command, environment
+from attar.pipeline.environment import command, environment, forget_peak
 from attar.pipeline.exporting import check_libraries, wanted_views
 from attar.pipeline.finish import export, report
 from attar.pipeline.folder import RunError, RunFolder
@@ -103,6 +103,7 @@ def _do(session: Session, name: str, stage: Stage) -> None:
         session.watcher.stage(name, "done before")
         return
     session.watcher.stage(name, "")
+    forget_peak()
     stage(session)
 
 

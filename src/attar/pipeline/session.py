@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attar.artifact.shape import shaped
-from attar.data import ImageData, Shards, Split, Views
+from attar.data import ImageData, Shards, Split, Views, home_of
 from attar.distil.ensemble import Ensemble
 from attar.models import BuilderSpec, configured
 from attar.pipeline.folder import RunFolder
@@ -45,7 +45,7 @@ class Session:
         data, memory = self.data, self.recipe.data.in_memory << 20
         if data.store is None or data.images.nbytes <= memory:
             return self._views_of(data.images, data.labels)
-        return self._views_of(Shards(data.store, data.images.shape, memory, self.machine.device), data.labels)
+        return self._views_of(Shards(data.store, data.images.shape, memory, home_of(self.machine.device)), data.labels)
 
     @cached_property
     def test_views(self) -> Views:

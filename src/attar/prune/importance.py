@@ -35,6 +35,11 @@ class Context:
     sums: dict[tuple[str, str, int], torch.Tensor] = field(default_factory=dict, repr=False, compare=False)
     """What criteria remember while the groups of one network are scored; `score` starts with none."""
 
+    def on_cpu(self) -> Context:
+        """The same, with its tensors on the CPU."""
+        gradients, squares = ({n: t.cpu() for n, t in given.items()} for given in (self.gradients, self.squares))
+        return replace(self, gradients=gradients, squares=squares)
+
 
 Parameters = Mapping[str, torch.Tensor]
 Importance = Callable[[Parameters, Group, Context], torch.Tensor]

@@ -244,6 +244,7 @@ def origin(facts: Facts) -> Markup:
         ["test images read", facts.get("test_read")],
         ["processor", words(environment.get("processor"), environment.get("system"))],
         ["ran on", words(machine.get("device"), machine.get("precision"), threads(machine))],
+        ["peak memory", words(*(f"{s} {p['process'] / 1e6:,.0f} MB" for s, p in facts.get("peak_memory", {}).items()))],
         ["versions", words(f"Python {environment['python']}" if "python" in environment else None, *versions)],
         ["commit", environment.get("commit")],
     ]
@@ -255,7 +256,8 @@ def origin(facts: Facts) -> Markup:
 
 
 def threads(machine: Facts) -> str | None:
-    return f"{machine['threads']} threads" if "threads" in machine else None
+    ranks = f", {machine['ranks']} ranks" if machine.get("ranks", 1) > 1 else ""
+    return f"{machine['threads']} threads{ranks}" if "threads" in machine else None
 
 
 def words(*parts: Any) -> str:

@@ -200,10 +200,21 @@ def _origin(facts: Facts) -> str:
             "machine",
             f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads{ranks}",
         ],
+        *_memory(facts),
         ["versions", f"Python {environment['python']}, {versions}"],
         ["commit", str(environment["commit"])],
     ]
     return "## Where it comes from\n\n" + table(["", ""], rows)
+
+
+def _memory(facts: Facts) -> list[list[str]]:
+    """The most that was held until the end of each stage, by the process and, in it, on a GPU."""
+    names = {"process": "", "cuda": " on the GPU"}
+    held = [
+        f"{stage} {' and '.join(f'{size / 1e6:,.0f} MB{names[where]}' for where, size in peak.items())}"
+        for stage, peak in facts.get("peak_memory", {}).items()
+    ]
+    return [["peak memory", ", ".join(held)]] if held else []
 
 
 def _stand_in(facts: Facts) -> list[list[str]]:

@@ -53,6 +53,11 @@ class Machine:
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
 
     @property
+    def double(self) -> bool:
+        """Whether the device has float64; where it has not, what needs it is done on the CPU."""
+        return torch.device(self.device).type != "mps"
+
+    @property
     def buffered(self) -> bool:
         """Whether a step's inputs are to lie in buffers, so that it can be recorded as a CUDA graph."""
         return torch.device(self.device).type == "cuda"

@@ -144,6 +144,8 @@ class TrainState:
         found["rng/cpu"] = torch.get_rng_state()  # dropout and its like draw from torch's own generators
         if torch.device(self.machine.device).type == "cuda":
             found["rng/cuda"] = torch.cuda.get_rng_state(self.machine.device)
+        if torch.device(self.machine.device).type == "mps":
+            found["rng/mps"] = torch.mps.get_rng_state()
         return found
 
     def structure(self) -> bytes:
@@ -169,6 +171,8 @@ class TrainState:
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and torch.device(self.machine.device).type == "cuda":
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.machine.device)
+        if "rng/mps" in tensors and torch.device(self.machine.device).type == "mps":
+            torch.mps.set_rng_state(tensors["rng/mps"])
 
     def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
         if self.optimiser is None:

@@ -94,7 +94,7 @@ class Step:
 
     def _load(self, epoch: int, samples: Tensor, rate: float) -> None:
         weight = self.state.average_weight(self.training.ema)
-        self._put("samples", samples.to(self.views.device))
+        self._put("samples", samples.to(self.views.labels.device))
         self._put("rate", rate)
         self._put("weight", weight)
         if epoch != self._epoch:
