@@ -63,7 +63,9 @@ def compress(
         table |= {"std": fractions(std, "--std")} if std is not None else {}
         from attar.data import load_data
         from attar.pipeline.compress import Wish, compress_recipe
+        from attar.pipeline.ranks import refuse_ranks
 
+        refuse_ranks("attar compress")
         wish = Wish(
             teacher=teacher,
             weights=str(weights),
