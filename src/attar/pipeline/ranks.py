@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,10 @@ class RankFolder(RunFolder):
     def log(self, **values: Any) -> None:
         if self._ranks.first:
             self._own.log(**values)
+
+    def show(self, points: Sequence[dict[str, Any]]) -> None:
+        if self._ranks.first:
+            self._own.show(points)
 
     def write_text(self, name: str, content: str) -> None:
         if self._ranks.first:

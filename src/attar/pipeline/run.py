@@ -125,9 +125,7 @@ def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> No
     _opened(recipe, RunFolder(out), watcher or Silent())
 
 
-def prepare(
-    recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE
-) -> Session:
+def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE) -> Session:
     """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
     session, facts = _opened(recipe, folder, watcher, data, ranks)
     if ranks.count > 1:
