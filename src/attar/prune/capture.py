@@ -15,6 +15,8 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
+from attar.prune import trace
+
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 
@@ -33,8 +35,10 @@ class Graph:
     """Placeholder -> tensor that the code made when captured."""
     inputs: tuple[str, ...]
     """Placeholders of the example inputs, in the order of the flattened call."""
-    program: Any = field(repr=False, default=None)
-    """The exported program, for its call signature."""
+    specs: tuple[Any, Any] = field(repr=False, default=(None, None))
+    """How arguments and outputs are flattened (pytree specs)."""
+    exported: bool = True
+    """Whether `torch.export` made it; a quick trace says as much of labels, but only an exported graph is ever shipped."""
 
 
 @dataclass
@@ -85,13 +89,22 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def capture(model: nn.Module, example: Example) -> Captured:
+def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
     """Both graphs of the network. Parameters, buffers, modes and random state are as before.
+
+    Args:
+        quick: whether a quick trace of both modes will do where it can be had.
 
     Raises:
         CaptureError: `torch.export` cannot follow the network's code in eval mode.
     """
     arguments, keywords = widen(split_example(example))
+    if quick:
+        try:
+            graphs = [_trace(model, arguments, keywords, training) for training in (False, True)]
+            return Captured(graphs[0], graphs[1], _aliases(model), arguments, keywords)
+        except Exception:  # whatever it was, torch.export says it better, or can do it
+            pass
     with in_mode(model, False):
         evaluation = _export(model, arguments, keywords)
     training, problem = None, ""
@@ -113,6 +126,19 @@ def widen(call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...]
 
 def _batched(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
+
+
+def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], training: bool) -> Graph:
+    """One graph by a quick trace. Raises where this network is not for it."""
+    with in_mode(model, training), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first, frees, longer = trace.run(model, arguments, keywords), [], trace.one_more(arguments, keywords)
+        if longer is not None:
+            (more, names), batch = longer
+            frees = trace.compared(first, trace.run(model, more, names), batch)
+    builder = trace.Builder(first, frees, longer[1] if longer else 1)
+    module = builder.build(named_tensors(model))
+    return Graph(module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, exported=False)
 
 
 def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
@@ -164,7 +190,7 @@ def program_graph(program: Any) -> Graph:
     for node in reversed(module.graph.nodes):
         if "_assert" in str(node.target) and not node.users:
             module.graph.erase_node(node)
-    return Graph(module, tensors, constants, tuple(inputs), program)
+    return Graph(module, tensors, constants, tuple(inputs), (program.call_spec.in_spec, program.call_spec.out_spec))
 
 
 def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:

@@ -57,19 +57,22 @@ class Coupled:
         return torch.nonzero(left)[:, 0]
 
 
-def couple_model(model: nn.Module, example: Example, protect: Sequence[str] = (), policy: str = "normal") -> Coupled:
+def couple_model(
+    model: nn.Module, example: Example, protect: Sequence[str] = (), policy: str = "normal", quick: bool = True
+) -> Coupled:
     """Capture the network and find its units.
 
     Args:
         protect: names or patterns (`layer1.*`) of modules or tensors whose units must all stay.
         policy: `normal` lets units go that a norm or softmax mixes, and notes it; `strict` keeps them.
+        quick: see `capture`.
 
     Raises:
         ValueError: an unknown policy, a pattern that matches nothing, or a network that cannot be captured (`CaptureError`).
     """
     if policy not in POLICIES:
         raise ValueError(f"there is no policy {policy!r}; attar has {' and '.join(POLICIES)}")
-    captured = capture(model, example)
+    captured = capture(model, example, quick)
     tensors = {name: tensor for name, tensor in named_tensors(model).items()}
     labels = Labels()
     values = tensor_values(labels, tensors)

@@ -19,14 +19,14 @@ from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, choose_by_latency, measure_latency
-from attar.prune.parts import capture_parts
+from attar.prune.parts import as_captured, capture_parts
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.propagate import Walk
 from attar.prune.saved import saved_bytes
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
-from attar.prune.structure import Group, Kept
+from attar.prune.structure import Group, Kept, same_units
 from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
 from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
 from attar.recipe.budget import Budget
@@ -104,6 +104,7 @@ class Pruner:
         find_allocation(allocation)
         self.model, self.importance, self.allocation = model, importance, allocation
         self.round_to, self.floors, self.prove = round_to, floors, prove
+        self.protect, self.policy = protect, policy
         self.coupled = couple_model(model, example_inputs, protect, policy)
         self.original = self.coupled.structure
         self.structure = self.original
@@ -312,6 +313,7 @@ class Pruner:
 
         Everything that can fail comes before the first change.
         """
+        parts = self._parts(way)
         shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, cuts in indices.items():
             for dim, index in cuts:
@@ -321,7 +323,7 @@ class Pruner:
         mended = self._mended(left, way)
         attributes = joined(mended, layer_attributes(model, by_alias, self._attributes))
         change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
-        ship(model, {"": self.coupled.walks} if way.mode == "graph" else self._parts(way), left)
+        ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left)
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, indices)
         set_attributes(model, attributes)
@@ -339,12 +341,25 @@ class Pruner:
     def _parts(self, way: Way) -> dict[str, list[Walk]]:
         """The graphs of the modules that run their part of the captured one."""
         paths = part_paths(self.model, way.levels)
+        if paths or way.mode == "graph":
+            self._export()
         new = [path for path in paths if path not in self._captured_parts]
         if new:
             coupled = self.coupled
             found = capture_parts(self.model, self._attributes, coupled.captured, coupled.walks, new)
             self._captured_parts |= {path: found.get(path, []) for path in new}
         return {path: self._captured_parts[path] for path in paths if self._captured_parts[path]}
+
+    def _export(self) -> None:
+        """Have graphs of `torch.export` before one is shipped: a quick trace was seen with two sizes of the batch alone."""
+        captured = self.coupled.captured
+        if captured.evaluation.exported:
+            return
+        whole = as_captured(self.model, self._attributes, self.coupled.walks[0])
+        found = couple_model(whole, captured.keywords or captured.arguments, self.protect, self.policy, quick=False)
+        if not same_units(found.structure, self.original):
+            raise RuntimeError("torch.export finds other units than a trace of the network does")
+        self.coupled = found
 
     def _factors(self, masks: Kept, way: Way) -> Factors:
         """What the weights of a network cut to `masks` carry, by rows as captured; a graph says its scales itself."""

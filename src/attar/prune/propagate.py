@@ -195,7 +195,7 @@ class Walk:
         fake = node.meta.get("val")
         if not isinstance(fake, torch.Tensor):
             return number(fake)
-        shape, free = described(fake)
+        shape, free = described(fake, (node.meta.get("free") or [None])[0])
         constant = self.graph.constants.get(node.name)
         return Value(shape, (), free, known=None if constant is None else constant.detach().cpu())
 
@@ -215,7 +215,7 @@ class Walk:
         results = [f for f in (fake if isinstance(fake, list | tuple) else [fake]) if isinstance(f, torch.Tensor)]
         if not results:
             return number(fake)
-        shapes, frees = zip(*(described(f) for f in results))
+        shapes, frees = zip(*map(described, results, node.meta.get("free") or [None] * len(results)))
         call = Call(
             operation_name(node.target),
             node.target,
@@ -320,8 +320,10 @@ def place(node: torch.fx.Node) -> str:
     return f"{name} in {path}" if path else name
 
 
-def described(fake: torch.Tensor) -> tuple[tuple[int, ...], frozenset[int]]:
-    """Sizes as numbers, and which of them are free."""
+def described(fake: torch.Tensor, free: frozenset[int] | None = None) -> tuple[tuple[int, ...], frozenset[int]]:
+    """Sizes as numbers, and which of them are free, unless that is known: those that `torch.export` gave no number."""
+    if free is not None:
+        return tuple(fake.shape), free
     free = frozenset(d for d, s in enumerate(fake.shape) if isinstance(s, torch.SymInt) and not s.node.is_constant())
     return tuple(hint(size) for size in fake.shape), free
 

@@ -31,7 +31,7 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
     Raises:
         RewriteError: a size in a graph cannot be written anew; nothing was changed.
     """
-    runs = {path: [_Run(_own_tensors(walk, left), *_specs(walk)) for walk in walks] for path, walks in graphs.items()}
+    runs = {path: [_Run(_own_tensors(walk, left), *walk.graph.specs) for walk in walks] for path, walks in graphs.items()}
     unship(model)
     for path, walks in graphs.items():
         module = model.get_submodule(path)
@@ -129,11 +129,6 @@ def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
 
     forward.runs = runs  # type: ignore[attr-defined]
     return types.MethodType(forward, model)
-
-
-def _specs(walk: Walk) -> tuple[Any, Any]:
-    spec = walk.graph.program.call_spec
-    return spec.in_spec, spec.out_spec
 
 
 def _register(model: nn.Module, name: str, tensor: torch.Tensor) -> None:

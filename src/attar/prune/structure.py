@@ -76,3 +76,15 @@ class Structure:
 
 Kept = dict[int, torch.Tensor]
 """Group index -> bool (size,): True for the units that stay. Groups that are absent are whole."""
+
+
+def same_units(first: Structure, second: Structure) -> bool:
+    """Whether two structures have the same groups of the same units in the same places."""
+
+    def units(structure: Structure) -> list[tuple]:
+        return [
+            (g.name, g.size, g.protected, [(m.tensor, m.dim, m.unit.tolist()) for m in g.members])
+            for g in structure.groups
+        ]
+
+    return units(first) == units(second)

@@ -1,0 +1,427 @@
+"""A quick trace: the operations of one real forward, as `torch.export` names them, in a hundredth of its time.
+
+The network is run twice, the second time with one sample more: what differs is the batch. Anything that this could get wrong (a
+number read out of a tensor, data moved behind the dispatcher's back, code that looks at the batch) raises `Untraceable`, and the caller
+exports instead.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+PATIENCE = 1.0
+"""Seconds of CPU that one forward may take; `torch.export`, which does not compute, is quicker for what takes longer."""
+BEHIND = frozenset(
+    [
+        torch.Tensor.tolist,
+        torch.Tensor.numpy,
+        torch.Tensor.__array__,
+        torch.Tensor.__deepcopy__,
+        torch.Tensor.data.__get__,  # type: ignore[attr-defined]
+        torch.Tensor.data.__set__,  # type: ignore[attr-defined]
+        torch.Tensor.data_ptr,
+        torch.Tensor.untyped_storage,
+        torch.Tensor.storage,
+        torch.Tensor.apply_,
+        torch.Tensor.map_,
+    ]
+)
+"""Ways around the dispatcher: what they give would look like a constant."""
+KINDS = (torch.Tensor, nn.Parameter, nn.Buffer)
+
+
+class Untraceable(RuntimeError):
+    """The network does something that this trace cannot tell."""
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of the trace: where it comes from (`tensor`, `constant`, `input` or `step`), its number or name there, and its place
+    among a step's results."""
+
+    kind: str
+    key: Any
+    item: int = -1
+
+
+@dataclass
+class Step:
+    """One operation, with references where its arguments are tensors."""
+
+    function: Any
+    args: Any
+    kwargs: dict[str, Any]
+    shapes: list[tuple[int, ...]]
+    dtypes: list[torch.dtype]
+    many: bool
+    """Whether it gives a list."""
+    stack: tuple[tuple[str, str], ...]
+    """(path, class) of the modules around it, outermost first."""
+
+
+@dataclass
+class Trace:
+    """What one forward did."""
+
+    inputs: list[Any]
+    steps: list[Step] = field(default_factory=list)
+    constants: list[torch.Tensor] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    specs: tuple[Any, Any] = (None, None)
+
+
+class _Recorder(ProxyTorchDispatchMode):
+    """Writes down operations above autograd, where they are whole; sits in the slot that torch keeps for such tracers."""
+
+    def __init__(self, names: dict[int, str], leaves: list[Any], stack: list[tuple[str, str]]) -> None:
+        TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
+        self._mode_key = torch._C._TorchDispatchModeKey.PROXY
+        self.enter_stack = []
+        self.trace, self.stack = Trace(leaves), stack
+        self.names, self.until = names, time.thread_time() + PATIENCE
+        self.refs: dict[int, Ref] = {}
+        self.alive: list[torch.Tensor] = []
+        self.storages: set[int] = set()
+        self.made: dict[int, torch.Tensor] = {}
+        """Storage -> what an operation made out of nothing; torch may hand another object of it to the network."""
+        for number, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                self._known(leaf, Ref("input", number))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.data_dependent_output in func.tags or _sized_by_data(func, args):
+            raise Untraceable(f"{func} reads numbers out of a tensor")
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise Untraceable("a transform of functions")
+        seen = self._read(args), {key: self._read(item) for key, item in kwargs.items()}
+        if func._schema.is_mutable:
+            self._check_written(func, args, kwargs)
+        found = func(*args, **kwargs)
+        many = isinstance(found, list | tuple)
+        results = list(found) if many else [found]
+        tensors = [item for item in results if isinstance(item, torch.Tensor)]
+        if len(tensors) < len(results):
+            if tensors:
+                raise Untraceable(f"{func} gives tensors and other things")
+            return found
+        number = len(self.trace.steps)
+        shapes, dtypes = [tuple(t.shape) for t in tensors], [t.dtype for t in tensors]
+        self.trace.steps.append(Step(func, *seen, shapes, dtypes, many, tuple(self.stack)))
+        for place, tensor in enumerate(tensors):
+            self._known(tensor, Ref("step", number, place if many else -1))
+            if not any(_refs(seen)):
+                self.made[tensor.untyped_storage()._cdata] = tensor
+        if number % 16 == 0 and time.thread_time() > self.until:
+            raise Untraceable("the forward takes long")
+        return found
+
+    def _known(self, tensor: torch.Tensor, ref: Ref) -> None:
+        self.refs[id(tensor)] = ref
+        self.alive.append(tensor)  # so that no other gets its id
+        self.storages.add(tensor.untyped_storage()._cdata)
+
+    def _read(self, item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            return self._ref(item)
+        if isinstance(item, list | tuple):
+            return [self._read(part) for part in item]
+        return item
+
+    def _ref(self, tensor: torch.Tensor) -> Ref:
+        found = self.refs.get(id(tensor))
+        if found is not None:
+            if self.made and found.kind == "step":
+                self.made.pop(tensor.untyped_storage()._cdata, None)
+            return found
+        if type(tensor) not in KINDS:
+            raise Untraceable(f"a {type(tensor).__name__}")
+        if id(tensor) in self.names:
+            self._known(tensor, Ref("tensor", self.names[id(tensor)]))
+        else:
+            storage = tensor.untyped_storage()._cdata
+            twin = self.made.pop(storage, None)
+            if twin is not None and twin.shape == tensor.shape and twin.stride() == tensor.stride():
+                self._known(tensor, self.refs[id(twin)])
+                return self.refs[id(tensor)]
+            if storage in self.storages:
+                raise Untraceable("a tensor that no operation gave")
+            self._known(tensor, Ref("constant", len(self.trace.constants)))
+            self.trace.constants.append(tensor.clone())
+        return self.refs[id(tensor)]
+
+    def _check_written(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Writing into a parameter or a tensor of the user's would outlast the trace."""
+        for place, argument in enumerate(func._schema.arguments):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            if written and isinstance(given, torch.Tensor):
+                ref = self.refs[id(given)]
+                if ref.kind == "constant" or (ref.kind == "tensor" and isinstance(given, nn.Parameter)):
+                    raise Untraceable(f"{func} writes into {ref.key}")
+
+
+class _NothingBehind(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in BEHIND:
+            raise Untraceable(f"{getattr(func, '__name__', func)} goes around operations")
+        return func(*args, **(kwargs or {}))
+
+
+def _sized_by_data(func: Any, args: Any) -> bool:
+    """Whether the shape of the result depends on the numbers in a tensor."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    if func.name() != "aten::index.Tensor":
+        return True
+    return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+
+
+def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Trace:
+    """One forward, written down. The network, its buffers and all random states are as before.
+
+    Raises:
+        Exception: the network does what this trace cannot tell, or cannot run.
+    """
+    if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
+        raise Untraceable("a parameter without a shape yet")
+    leaves, inputs = tree_flatten((arguments, keywords))
+    leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    arguments, keywords = tree_map(lambda leaf: leaf, torch.utils._pytree.tree_unflatten(leaves, inputs))
+    stack: list[tuple[str, str]] = []
+    with ExitStack() as around:
+        around.enter_context(_left_alone(model))
+        names = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
+        around.enter_context(_paths_noted(model, stack))
+        recorder = _Recorder(names, leaves, stack)
+        around.enter_context(torch.no_grad())
+        around.enter_context(enable_python_dispatcher())
+        around.enter_context(enable_pre_dispatch())
+        around.enter_context(recorder)
+        around.enter_context(_NothingBehind())
+        found = model(*arguments, **keywords)
+    results, outputs = tree_flatten(found)
+    trace = recorder.trace
+    trace.specs = inputs, outputs
+    for result in results:
+        if not isinstance(result, torch.Tensor | int | float | bool | str | None):
+            raise Untraceable(f"the network answers with a {type(result).__name__}")
+        trace.outputs.append(recorder._ref(result) if isinstance(result, torch.Tensor) else result)
+    return trace
+
+
+@contextmanager
+def _left_alone(model: nn.Module) -> Iterator[None]:
+    """Buffers are copies inside, and everything that modules hold is put back after; so are random states and switches."""
+    modules = list(model.modules())
+    before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for m in modules]
+    copies: dict[int, torch.Tensor] = {}
+    cards = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    compiling, exporting = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    try:
+        for module in modules:
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
+        with torch.random.fork_rng(devices=cards):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = compiling, exporting
+        for module, (attributes, buffers, parameters) in zip(modules, before):
+            vars(module).clear()
+            vars(module).update(attributes)
+            for now, then in ((module._buffers, buffers), (module._parameters, parameters)):
+                now.clear()
+                now.update(then)
+
+
+@contextmanager
+def _paths_noted(model: nn.Module, stack: list[tuple[str, str]]) -> Iterator[None]:
+    """`stack` holds the modules that are running, outermost first."""
+    paths = {id(module): (path, type(module).__qualname__) for path, module in model.named_modules()}
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        stack.append(paths.get(id(module), ("", type(module).__qualname__)))
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        stack.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def one_more(arguments: Any, keywords: Any) -> tuple[Any, int] | None:
+    """The call with one sample more, and how many it had; None where its tensors do not share their first dimension."""
+    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if len({leaf.shape[0] for leaf in leaves}) != 1 or leaves[0].shape[0] < 2:
+        return None
+
+    def longer(leaf: Any) -> Any:
+        return torch.cat([leaf, leaf[:1]]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
+
+    return tree_map(longer, (arguments, keywords)), leaves[0].shape[0]
+
+
+class _Batch(int):
+    """A number of the trace that is this many times the batch."""
+
+
+def compared(first: Trace, second: Trace, batch: int) -> list[list[frozenset[int]]]:
+    """Mark in `first` every number that is a multiple of the batch, by a second trace of one sample more.
+
+    Returns the free dimensions of every step's results.
+
+    Raises:
+        Untraceable: the two differ in any other way.
+    """
+    if len(first.steps) != len(second.steps) or first.outputs != second.outputs:
+        raise Untraceable("what the network does depends on the batch")
+    same = len(first.constants) == len(second.constants) and all(map(torch.equal, first.constants, second.constants))
+    if not same:
+        raise Untraceable("a constant depends on the batch")
+    frees = []
+    for a, b in zip(first.steps, second.steps):
+        if a.function is not b.function or len(a.shapes) != len(b.shapes):
+            raise Untraceable("what the network does depends on the batch")
+        a.args, a.kwargs = _marked(a.args, b.args, batch), _marked(a.kwargs, b.kwargs, batch)
+        frees.append([_free(one, two, batch) for one, two in zip(a.shapes, b.shapes)])
+    return frees
+
+
+def _free(first: tuple[int, ...], second: tuple[int, ...], batch: int) -> frozenset[int]:
+    if len(first) != len(second):
+        raise Untraceable("a rank depends on the batch")
+    return frozenset(d for d, (a, b) in enumerate(zip(first, second)) if a != b)
+
+
+def _marked(first: Any, second: Any, batch: int) -> Any:
+    if isinstance(first, list):
+        if not isinstance(second, list) or len(first) != len(second):
+            raise Untraceable("an argument depends on the batch")
+        return [_marked(a, b, batch) for a, b in zip(first, second)]
+    if isinstance(first, dict):
+        return {key: _marked(item, second.get(key), batch) for key, item in first.items()}
+    if type(first) is int and type(second) is int and first != second:
+        if first % batch or first // batch * (batch + 1) != second:
+            raise Untraceable("a number that is no multiple of the batch depends on it")
+        return _Batch(first // batch)
+    if type(first) is not type(second) or (first != second and first == first):
+        raise Untraceable("an argument depends on the batch")
+    return first
+
+
+class Builder:
+    """The graph of a trace, as `torch.export` would write it."""
+
+    def __init__(self, trace: Trace, frees: list[list[frozenset[int]]], batch: int) -> None:
+        self.trace, self.frees, self.batch = trace, frees, batch
+        self.graph = torch.fx.Graph()
+        self.nodes: dict[Ref, torch.fx.Node] = {}
+        self.sizes: dict[int, torch.fx.Node] = {}
+        self.tensors: dict[str, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.inputs: list[str] = []
+
+    def build(self, tensors: dict[str, torch.Tensor]) -> torch.fx.GraphModule:
+        """`tensors`: parameters and buffers by name."""
+        used = {ref: None for step in self.trace.steps for ref in _refs((step.args, step.kwargs))}
+        used |= {ref: None for ref in _refs(self.trace.outputs)}
+        for ref in used:
+            if ref.kind == "tensor":
+                self._placeholder(ref, "p_" + ref.key.replace(".", "_"), tensors[ref.key])
+                self.tensors[self.nodes[ref].name] = ref.key
+            elif ref.kind == "constant":
+                self._placeholder(ref, f"c_{ref.key}", self.trace.constants[ref.key])
+                self.constants[self.nodes[ref].name] = self.trace.constants[ref.key]
+        for number, leaf in enumerate(self.trace.inputs):
+            self._placeholder(Ref("input", number), f"input_{number}", leaf)
+            self.inputs.append(self.nodes[Ref("input", number)].name)
+        for number, step in enumerate(self.trace.steps):
+            self._step(number, step, self.frees[number] if self.frees else [frozenset()] * len(step.shapes))
+        self.graph.output(tuple(self._written(self.trace.outputs)))
+        return _Uncompiled(nn.Module(), self.graph)
+
+    def _placeholder(self, ref: Ref, name: str, value: Any) -> None:
+        node = self.graph.placeholder(name)
+        node.meta["val"] = _described(value.shape, value.dtype) if isinstance(value, torch.Tensor) else value
+        batched = ref.kind == "input" and self.frees and isinstance(value, torch.Tensor) and value.dim()
+        node.meta["free"] = [frozenset({0}) if batched else frozenset()]
+        self.nodes[ref] = node
+
+    def _step(self, number: int, step: Step, frees: list[frozenset[int]]) -> None:
+        args, kwargs = tuple(self._written(step.args)), self._written(step.kwargs)
+        node = self.graph.call_function(step.function, args, kwargs)
+        vals = [_described(shape, dtype) for shape, dtype in zip(step.shapes, step.dtypes)]
+        node.meta = {"val": vals if step.many else vals[0], "free": frees}
+        node.meta["nn_module_stack"] = {str(depth): entry for depth, entry in enumerate(step.stack)}
+        if not step.many:
+            self.nodes[Ref("step", number)] = node
+            return
+        for place, (val, free) in enumerate(zip(vals, frees)):
+            item = self.graph.call_function(operator.getitem, (node, place))
+            item.meta = {**node.meta, "val": val, "free": [free]}
+            self.nodes[Ref("step", number, place)] = item
+
+    def _written(self, item: Any) -> Any:
+        if isinstance(item, Ref):
+            return self.nodes[item]
+        if isinstance(item, list):
+            return [self._written(part) for part in item]
+        if isinstance(item, dict):
+            return {key: self._written(part) for key, part in item.items()}
+        return self._size(item) if type(item) is _Batch else item
+
+    def _size(self, times: int) -> torch.fx.Node:
+        """The node of a multiple of the batch."""
+        if times not in self.sizes:
+            if times == 1:
+                first = next(n for n in self.nodes.values() if n.name in self.inputs and n.meta["free"][0])
+                node = self.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
+            else:
+                node = self.graph.call_function(operator.mul, (self._size(1), int(times)))
+            node.meta = {"val": times * self.batch}
+            self.sizes[times] = node
+        return self.sizes[times]
+
+
+class _Uncompiled(torch.fx.GraphModule):
+    """Holds a graph that is only walked, node by node: no code is made of it."""
+
+    def recompile(self) -> Any:
+        return None
+
+
+def _described(shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
+def _refs(tree: Any) -> Iterator[Ref]:
+    if isinstance(tree, Ref):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _refs(item)
+    elif isinstance(tree, dict):
+        yield from _refs(list(tree.values()))
