@@ -31,7 +31,9 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
     Raises:
         RewriteError: a size in a graph cannot be written anew; nothing was changed.
     """
-    runs = {path: [_Run(_own_tensors(walk, left), *walk.graph.specs) for walk in walks] for path, walks in graphs.items()}
+    runs = {
+        path: [_Run(_own_tensors(walk, left), *walk.graph.specs) for walk in walks] for path, walks in graphs.items()
+    }
     unship(model)
     for path, walks in graphs.items():
         module = model.get_submodule(path)

@@ -1,8 +1,8 @@
 """A quick trace: the operations of one real forward, as `torch.export` names them, in a hundredth of its time.
 
-The network is run twice, the second time with one sample more: what differs is the batch. Anything that this could get wrong (a
-number read out of a tensor, data moved behind the dispatcher's back, code that looks at the batch) raises `Untraceable`, and the caller
-exports instead.
+The network is run twice, the second time with one sample more: what differs is the batch. Anything that this could get
+wrong (a number read out of a tensor, data moved behind the dispatcher's back, code that looks at the batch) raises
+`Untraceable`, and the caller exports instead.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Untraceable(RuntimeError):
 
 @dataclass(frozen=True)
 class Ref:
-    """A tensor of the trace: where it comes from (`tensor`, `constant`, `input` or `step`), its number or name there, and its place
-    among a step's results."""
+    """A tensor of the trace: where it comes from (`tensor`, `constant`, `input` or `step`), its number or name there, and
+    its place among a step's results."""
 
     kind: str
     key: Any
@@ -248,9 +248,10 @@ def _left_alone(model: nn.Module) -> Iterator[None]:
         for module, (attributes, buffers, parameters) in zip(modules, before):
             vars(module).clear()
             vars(module).update(attributes)
-            for now, then in ((module._buffers, buffers), (module._parameters, parameters)):
-                now.clear()
-                now.update(then)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module._parameters.clear()
+            module._parameters.update(parameters)
 
 
 @contextmanager
