@@ -59,15 +59,17 @@ def mended_attributes(
     changes: dict[str, dict[int, set[int]]] = {}
     holders = _holders(model, original)
     for walk in walks if holders else []:
-        rewritten = {node.name: node for node in Rewriter(walk, left).graph().nodes}
-        for node in walk.graph.module.graph.nodes:
-            if node.op != "call_function" or node.name not in rewritten:
-                continue
-            for path in holders.intersection(_paths(node)):
-                pairs = _numbers(node, rewritten[node.name])
+        inside = {
+            node: around
+            for node in walk.graph.module.graph.nodes
+            if node.op == "call_function" and (around := holders.intersection(_paths(node)))
+        }
+        for node, anew in Rewriter(walk, left).alone(inside):
+            pairs, seen = _numbers(node, anew), None
+            for path in inside[node]:
                 if daring.get(path, 0) > 1:
-                    pairs = pairs + _lengths(walk, node, left)
-                for old, new in pairs:
+                    seen = _lengths(walk, node, left) if seen is None else seen
+                for old, new in [*pairs, *(seen or [])]:
                     changes.setdefault(path, {}).setdefault(old, set()).add(new)
     result: Attributes = {}
     for path, found in changes.items():

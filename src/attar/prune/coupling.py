@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,15 @@ class Coupled:
 
     def label_kept(self, kept: dict[int, torch.Tensor]) -> torch.Tensor:
         """bool (labels,): which labels are left when the groups keep these units."""
-        result = np.ones(len(self.label_group), dtype=bool)
-        for number, mask in kept.items():
-            mine = np.nonzero(self.label_group == number)[0]
-            result[mine] = mask.numpy()[self.label_unit[mine]]
-        return torch.from_numpy(result)
+        sizes = [group.size for group in self.structure.groups]
+        masks = [kept[i].numpy() if i in kept else np.ones(size, dtype=bool) for i, size in enumerate(sizes)]
+        return torch.from_numpy(np.concatenate([*masks, np.ones(1, dtype=bool)])[self._places_in_masks])
+
+    @cached_property
+    def _places_in_masks(self) -> np.ndarray:
+        """int64 (labels,): where a label's unit stands when all groups' units are in one line; labels of none at the end."""
+        first = np.cumsum([0, *(group.size for group in self.structure.groups)])
+        return np.where(self.label_group < 0, first[-1], first[self.label_group] + self.label_unit)
 
     def rows_left(self, tensor: str, masks: dict[int, torch.Tensor]) -> torch.Tensor:
         """int64: indices along a tensor's first dimension, as captured, that these masks leave."""

@@ -250,7 +250,7 @@ def _mean_over_weights(
     for member in members:
         key = (what, member.tensor, member.dim)
         if key not in context.sums:
-            context.sums[key] = _along(of(member.tensor), member.dim)
+            _sum_sides(of(member.tensor).detach(), what, member, context)
         total += per_unit(context.sums[key], member, group.size)
     return total / max(len(members), 1)
 
@@ -260,6 +260,16 @@ def _along(values: torch.Tensor, dim: int) -> torch.Tensor:
     other = [each for each in range(values.dim()) if each != dim]
     values = values.detach()
     return (values.sum(other, dtype=torch.float64) if other else values.to(torch.float64)).cpu()
+
+
+def _sum_sides(values: torch.Tensor, what: str, member: Member, context: Context) -> None:
+    """Remember sums along the member's dimension; along both sides of a weight, as one reading tells them."""
+    if member.dim > 1 or values.dim() < 2:
+        context.sums[what, member.tensor, member.dim] = _along(values, member.dim)
+        return
+    plane = values.flatten(2).sum(2, dtype=torch.float64) if values.dim() > 2 else values.to(torch.float64)
+    for dim in (0, 1):
+        context.sums[what, member.tensor, dim] = plane.sum(1 - dim).cpu()
 
 
 def _relative(scores: torch.Tensor) -> torch.Tensor:

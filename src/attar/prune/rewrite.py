@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -37,6 +38,17 @@ class Rewriter:
                 self._rewrite(node, copy, call)
             places[node] = copy
         return new
+
+    def alone(self, nodes: Iterable[torch.fx.Node]) -> Iterator[tuple[torch.fx.Node, torch.fx.Node]]:
+        """These operations and how they are written anew, without the graph around them: for what their numbers become."""
+        graph = torch.fx.Graph()
+        operand = graph.placeholder("operand")
+        for node in nodes:
+            call, copy = self.walk.calls.get(node), node
+            if call is not None and self._touched(node, call):
+                copy = graph.node_copy(node, lambda _: operand)
+                self._rewrite(node, copy, call)
+            yield node, copy
 
     def length(self, value: Value, dim: int) -> int:
         """Elements left along a dimension."""
@@ -125,7 +137,7 @@ class Rewriter:
             if call.kwargs.get("scale") is None:
                 copy.kwargs = {**copy.kwargs, "scale": 1 / math.sqrt(call.args[0].shape[-1])}
         elif name in ("pad", "constant_pad_nd"):
-            self._pad(copy, call)
+            self._pad(node, copy, call)
         elif name in MOVES:
             self._moved(node, copy, call, out)
         elif name == "index":
@@ -160,10 +172,10 @@ class Rewriter:
         else:
             copy.kwargs = {**copy.kwargs, "groups": groups}
 
-    def _pad(self, copy: torch.fx.Node, call: Call) -> None:
+    def _pad(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call) -> None:
         value, widths = call.args[0], list(cast("Any", copy.args[1]))
         rank = len(value.shape)
-        out = next(v for n, v in self.walk.values.items() if n.name == copy.name)
+        out = self.walk.values[node]
         for number in range(len(widths) // 2):
             dim = rank - 1 - number
             plane = out.plane(dim)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -79,8 +80,13 @@ def saved_file(tensors: dict[str, torch.Tensor]) -> int:
     """Bytes of a safetensors file with these tensors."""
     depth = max((tensor.dim() for tensor in tensors.values()), default=0)
     lengths = [[*tensor.shape, *[1] * (depth - tensor.dim())] for tensor in tensors.values()]
-    file = SavedFile(list(tensors), [t.dtype for t in tensors.values()], [t.dim() for t in tensors.values()])
+    file = _file(tuple(tensors), tuple(t.dtype for t in tensors.values()), tuple(t.dim() for t in tensors.values()))
     return file.size(np.array(lengths, dtype=np.int64).reshape(len(tensors), depth))
+
+
+@lru_cache(maxsize=8)
+def _file(names: tuple[str, ...], dtypes: tuple[torch.dtype, ...], dims: tuple[int, ...]) -> SavedFile:
+    return SavedFile(names, dtypes, dims)
 
 
 def _digits(numbers: np.ndarray) -> np.ndarray:

@@ -92,7 +92,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
         self.enter_stack = []
         self.trace, self.stack = Trace(leaves), stack
-        self.names, self.until = names, time.thread_time() + PATIENCE
+        self.names, self.until = names, 0.0
         self.refs: dict[int, Ref] = {}
         self.alive: list[torch.Tensor] = []
         self.storages: set[int] = set()
@@ -104,6 +104,8 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self.until:  # torch loads a good deal before the first operation gets here
+            self.until = time.thread_time() + PATIENCE
         if torch.Tag.data_dependent_output in func.tags or _sized_by_data(func, args):
             raise Untraceable(f"{func} reads numbers out of a tensor")
         if torch._C._functorch.peek_interpreter_stack() is not None:
