@@ -1,0 +1,99 @@
+"""One rank against two, each of one thread: images/s of a whole run's training stage under torchrun.
+
+    python benchmarks/scaling.py            # a minute and a half; needs two free cores
+
+`torchrun --nproc-per-node N -m attar run RECIPE` trains a ResNet-20 on labels, batches of 256 in all; the speed is what the
+run's own metrics say of its last epoch, so that start-up and export are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from measuring import Figure, Goal, Result, in_turn, main, ratio
+
+GOAL = 1.7
+BATCH = 256
+RECIPE = """
+name = "scaling"
+[data]
+source = "npz:{data}"
+held_out = 0
+[augment]
+crop_padding = 2
+[student]
+model = "resnet20"
+arguments = {{ widths = [16, 32, 64] }}
+[distil]
+alpha = 0
+[distil.train]
+epochs = {epochs}
+batch = {batch}
+learning_rate = 0.01
+[export]
+onnx = false
+pt2 = false
+int8 = false
+[compute]
+device = "cpu"
+threads = 1
+checkpoint_seconds = 1000
+"""
+
+
+def images_per_second(ranks: int, folder: Path) -> float:
+    """Of the last epoch of a fresh run."""
+    out = folder / f"run-{ranks}"
+    shutil.rmtree(out, ignore_errors=True)
+    torchrun(ranks, "-m", "attar", "run", str(folder / "recipe.toml"), "--out", str(out))
+    return float(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"])
+
+
+def torchrun(ranks: int, *arguments: str) -> str:
+    """Run a program on so many ranks of one thread; returns what it prints."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(ranks),
+        *arguments,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+def measure(quick: bool, threads: int) -> Result:
+    batch, steps, epochs, rounds = (16, 2, 1, 1) if quick else (BATCH, 8, 4, 3)
+    speeds: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng = np.random.default_rng(0)
+        arrays = {
+            f"x_{part}": rng.integers(0, 256, (batch * steps, 28, 28), dtype=np.uint8) for part in ("train", "test")
+        }
+        labels = np.arange(batch * steps) % 10
+        np.savez(folder / "data.npz", **arrays, y_train=labels, y_test=labels)
+        recipe = RECIPE.format(data=folder / "data.npz", epochs=epochs, batch=batch)
+        (folder / "recipe.toml").write_text(recipe)
+        cases = {n: lambda n=n: speeds[n].append(images_per_second(n, folder)) for n in speeds}
+        in_turn({str(n): call for n, call in cases.items()}, rounds, warmup=0)
+    settings = {"network": "resnet20 (16, 32, 64)", "batch of all ranks": batch, "threads of a rank": 1}
+    result = Result("scaling", "One rank and two", settings, threads)
+    result.figures = [Figure.of(f"{n} rank{'s' * (n > 1)}", "images/s", values) for n, values in speeds.items()]
+    result.goals = [Goal("two ranks / one", ratio("", speeds[2], speeds[1]), GOAL, at_least=True)]
+    if not result.goals[0].met and not quick:
+        result.profile = torchrun(2, str(Path(__file__).parent / "rank_profile.py"), str(batch)).strip()
+    return result
+
+
+if __name__ == "__main__":
+    main(measure, __doc__, threads=1)
