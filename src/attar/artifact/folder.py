@@ -31,7 +31,6 @@ from attar.models import BuilderSpec
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "arch.json"
 GOLDEN = "golden.safetensors"
-KEPT = "kept.safetensors"
 OWN = (WEIGHTS, ARCHITECTURE, GOLDEN)
 
 
@@ -45,7 +44,6 @@ def save(
     std: Sequence[float],
     golden: torch.Tensor,
     surgery: dict[str, Any] | None = None,
-    kept: Mapping[str, torch.Tensor] | None = None,
     class_names: Sequence[str] = (),
     budget: Mapping[str, float] | None = None,
     extras: Mapping[str, Content] | None = None,
@@ -63,8 +61,6 @@ def save(
         mean, std: for each channel, of pixels in 0..1.
         golden: uint8 (B, channels, height, width), images whose logits are stored to compare with ever after.
         surgery: what `attar.prune.describe` says of a network that was cut.
-        kept: in place of it, what `Pruner.state()` says, for a network that runs its captured graph since its own code
-            cannot follow the cut. Loading then captures the network again.
         class_names: names in the order of the logits.
         budget: absolute limits on `params`, `macs`, `bytes`, `latency`; what was counted is held against them.
         extras: further files by name, e.g. {"report.json": "..."}.
@@ -75,10 +71,8 @@ def save(
     target = Path(folder)
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"{target} exists and is no artifact; it is not overwritten")
-    if taken := {*OWN, KEPT} & set(extras or {}):
+    if taken := set(OWN) & set(extras or {}):
         raise ArtifactError(f"extras cannot be called {', '.join(sorted(taken))}: these files are attar's own")
-    if surgery is not None and kept is not None:
-        raise ArtifactError("surgery and kept both say how the network was cut: give one")
     description = Description(
         builder=None if builder is None else portable(builder),
         surgery=surgery,
@@ -93,8 +87,6 @@ def save(
         shutil.rmtree(partial)
     partial.mkdir()
     try:
-        if kept is not None:
-            write_files(partial, {KEPT: to_bytes(kept)})
         write(partial, model, description, golden)
         write_files(partial, extras or {})
         replace_folder(partial, target)
@@ -200,8 +192,6 @@ def load(
         model = model.to(DTYPES[description.dtype])
     if description.surgery is not None:
         model = cut(model, description.surgery)
-    if KEPT in files:
-        model = cut_again(model, from_bytes(read_file(folder, files, KEPT), KEPT), description.input.size)
     check_forms(tensors, own_tensors(model))
     check_finite(tensors, dict(model.named_parameters()))
     fill(model, tensors)
@@ -231,16 +221,3 @@ def cut(model: nn.Module, surgery: dict[str, Any]) -> nn.Module:
         return reshape(model, surgery)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"arch.json: surgery does not fit the network: {error}") from error
-
-
-def cut_again(model: nn.Module, kept: dict[str, torch.Tensor], size: tuple[int, int, int]) -> nn.Module:
-    """The uncut network captured and cut to the units that were kept, for code that cannot follow by itself."""
-    from attar.prune import CaptureError, Pruner
-
-    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    try:
-        pruner = Pruner(model, torch.zeros(2, *size, dtype=weight.dtype), prove=False)
-        pruner.restore(kept)
-    except (CaptureError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(f"{KEPT} does not fit the network: {error}") from error
-    return pruner.model

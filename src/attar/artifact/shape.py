@@ -9,7 +9,7 @@ from torch import nn
 
 from attar.artifact.description import Description
 from attar.artifact.errors import ArtifactError
-from attar.artifact.folder import KEPT, cut, cut_again, read_description
+from attar.artifact.folder import cut, read_description
 from attar.artifact.manifest import read_file, read_manifest
 from attar.artifact.weights import from_bytes, own_tensors
 
@@ -45,8 +45,6 @@ def shaped(model: nn.Module, path: str | Path) -> nn.Module:
     before = {name: tensor.shape for name, tensor in model.named_parameters()}
     if description.surgery is not None:
         model = cut(model, description.surgery)
-    if KEPT in files:
-        model = cut_again(model, from_bytes(read_file(folder, files, KEPT), KEPT), description.input.size)
     wanted = from_bytes(read_file(folder, files, "model.safetensors"), "model.safetensors")
     own = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
     if own != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
@@ -57,14 +55,10 @@ def shaped(model: nn.Module, path: str | Path) -> nn.Module:
     return model
 
 
-def surgery_of(path: str | Path) -> dict[str, Any]:
-    """How an artifact's network was cut, as keywords of `attar.artifact.save`; empty for one that was not.
+def surgery_of(path: str | Path) -> dict[str, Any] | None:
+    """How an artifact's network was cut, as `attar.artifact.save` wants it; None for one that was not.
 
     Raises:
         ArtifactError: the folder holds no artifact, or a damaged one.
     """
-    folder = Path(path)
-    files = read_manifest(folder)
-    if KEPT in files:
-        return {"kept": from_bytes(read_file(folder, files, KEPT), KEPT)}
-    return {"surgery": read_description(folder, files).surgery}
+    return architecture(path).surgery

@@ -44,7 +44,7 @@ def export(session: Session) -> None:
         mean=session.mean,
         std=session.std,
         golden=golden,
-        **_surgery(session),
+        surgery=_surgery(session),
         class_names=session.data.class_names,
         budget=budget_limits(session),
     )
@@ -171,11 +171,11 @@ def budget_limits(session: Session) -> dict[str, float]:
     return settings.budget.resolve(start)
 
 
-def _surgery(session: Session) -> dict[str, Any]:
+def _surgery(session: Session) -> dict[str, Any] | None:
     """How the shipped network was cut, as `attar.artifact.save` wants it."""
     if session.recipe.prune is not None:
         return surgery_record(session)
-    return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else {}
+    return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else None
 
 
 def _student(session: Session) -> torch.nn.Module:

@@ -99,8 +99,7 @@ def prune(session: Session) -> None:
         session.folder.show(frontier[-1:])
         _tell(session, frontier[-1], label)
         pending = None
-    own_code = pruner.mode != "graph"
-    surgery = describe(pruner.model, session.build(session.recipe.student)) if own_code else None
+    surgery = describe(pruner.model, session.build(session.recipe.student))
     with state.averaged() as final:
         session.folder.finish(
             "prune",
@@ -117,22 +116,14 @@ def prune(session: Session) -> None:
 def pruned_student(session: Session) -> torch.nn.Module:
     """The student as the finished stage `prune` left it."""
     tensors, numbers = session.folder.result("prune")
-    if numbers["surgery"] is None:
-        pruner = make_pruner(session)
-        pruner.restore(_engine_state(tensors))
-        model = pruner.model
-    else:
-        model = reshape(session.build(session.recipe.student), numbers["surgery"])
+    model = reshape(session.build(session.recipe.student), numbers["surgery"])
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(KEPT)})
     return model
 
 
 def surgery_record(session: Session) -> dict[str, Any]:
-    """How the student was cut, as `attar.artifact.save` wants it: final shapes, or the kept units of a captured graph."""
-    tensors, numbers = session.folder.result("prune")
-    if numbers["surgery"] is None:
-        return {"kept": _engine_state(tensors)}
-    return {"surgery": numbers["surgery"]}
+    """How the student was cut, as `attar.artifact.save` wants it."""
+    return session.folder.result("prune")[1]["surgery"]
 
 
 def _cut(

@@ -21,7 +21,7 @@ import torch
 
 from attar import artifact
 from attar.artifact.evaluate import logits_in_batches
-from attar.artifact.folder import ARCHITECTURE, GOLDEN, KEPT, WEIGHTS
+from attar.artifact.folder import ARCHITECTURE, GOLDEN, WEIGHTS
 from attar.artifact.manifest import PART, read_file, read_manifest, replace_folder, write_files
 from attar.artifact.replay import TOLERANCE
 from attar.data import load_data
@@ -30,7 +30,7 @@ from attar.report import wilson_interval
 from attar.report.card import model_card, zoo_table
 from attar.train import write_atomically
 
-SHIPPED = (WEIGHTS, ARCHITECTURE, GOLDEN, KEPT, artifact.ONNX, artifact.INT8)
+SHIPPED = (WEIGHTS, ARCHITECTURE, GOLDEN, artifact.ONNX, artifact.INT8)
 """Files of an artifact that the zoo keeps, where there are any; the report's facts are in the record."""
 LARGEST_FILE = 16 << 20
 
