@@ -39,6 +39,8 @@ class Graph:
     """How arguments and outputs are flattened (pytree specs)."""
     exported: bool = True
     """Whether `torch.export` made it; a quick trace says as much of labels, but only an exported graph is ever shipped."""
+    numbers: list[Any] = field(repr=False, default_factory=list)
+    """Arguments that are written into it, `tensor` in the place of others; in the order of the flattened call."""
 
 
 @dataclass
@@ -190,7 +192,13 @@ def program_graph(program: Any) -> Graph:
     for node in reversed(module.graph.nodes):
         if "_assert" in str(node.target) and not node.users:
             module.graph.erase_node(node)
-    return Graph(module, tensors, constants, tuple(inputs), (program.call_spec.in_spec, program.call_spec.out_spec))
+    specs = (program.call_spec.in_spec, program.call_spec.out_spec)
+    return Graph(module, tensors, constants, tuple(inputs), specs, numbers=numbers(tree_leaves(program.example_inputs)))
+
+
+def numbers(leaves: list[Any]) -> list[Any]:
+    """The arguments of a call, `tensor` in the place of those that are tensors."""
+    return ["tensor" if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
 
 
 def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:

@@ -15,7 +15,7 @@ from torch import nn
 from attar.prune.capture import Captured, Example, capture, named_tensors
 from attar.prune.labels import Labels, Plane, Value
 from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
-from attar.prune.rules import Call
+from attar.prune.rules import Call, einsum_products
 from attar.prune.solve import Solution, solve
 from attar.prune.structure import Axis, Group, Member, Structure, Term
 
@@ -284,10 +284,15 @@ def _contracted(call: Call) -> list[tuple[float, list[Plane]]]:
         first = [p for p in query.planes if p.cut == len(query.shape) - 1]
         second = [p for p in value.planes if p.cut == len(value.shape) - 1]
         return [(inner / (inner + outer), first), (outer / (inner + outer), second)]
+    if call.name == "einsum":
+        total = multiply_accumulates(call)
+        return [(count / total, planes) for count, planes in einsum_products(call)]
     if call.name in ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm"):
         first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv") else call.args[1:3]
         extra = [p for p in second.planes if p.cut == len(second.shape) - 1 and len(second.shape) > 1]
         return [(1.0, [*first.planes, *extra])]
     if len(call.values) > 1 and multiply_accumulates(call):
-        return [(1.0, list(call.args[1].planes))]
+        value, weight = call.args[:2]
+        channels = len(value.shape) - 1 if call.name == "linear" else len(value.shape) - len(weight.shape) + 1
+        return [(1.0, [*weight.planes, *(p for p in value.planes if p.cut != channels)])]
     return []

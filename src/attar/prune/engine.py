@@ -117,6 +117,8 @@ class Pruner:
         self.why_graph = ""
         """Why the network's own code could not follow a cut as it was."""
         self._captured_parts: dict[str, list[Walk]] = {}
+        self._last: tuple[Way, torch.Tensor, Attributes] | None = None
+        """The numbers mended last: a cut asks for them when it is tried, and when it is done."""
 
     @property
     def mode(self) -> str:
@@ -336,7 +338,10 @@ class Pruner:
         """Numbers that the modules' own code reads, for the labels that are left; the graph needs none."""
         if way.mode == "graph":
             return {}
-        return mended_attributes(self.coupled.walks, left, self._attributes, self.model, way.levels)
+        if self._last is None or self._last[0] != way or not torch.equal(self._last[1], left):
+            mended = mended_attributes(self.coupled.walks, left, self._attributes, self.model, way.levels)
+            self._last = (way, left, mended)
+        return self._last[2]
 
     def _parts(self, way: Way) -> dict[str, list[Walk]]:
         """The graphs of the modules that run their part of the captured one."""

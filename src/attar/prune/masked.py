@@ -13,7 +13,7 @@ import torch
 from attar.prune.labels import Plane, Value
 from attar.prune.movement import MOVES
 from attar.prune.propagate import Walk
-from attar.prune.rules import ADDITIVE, Call
+from attar.prune.rules import ADDITIVE, Call, by_batch
 
 IDENTITY = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 REDUCTIONS = frozenset(
@@ -91,6 +91,8 @@ class Masked(torch.fx.Interpreter):
             return self._layer_norm(value, call, args, kwargs, node)
         if call.name == "group_norm" and value.shape[1] > call.args[1]:
             return self._group_norm(value, call, args, kwargs, node)
+        if call.name == "batch_norm" and by_batch(call):
+            return self._within(value, list(range(2, len(value.shape))), args, kwargs, node, back=True)
         if call.name == "conv1d":
             return self._within(value, [2], args, kwargs, node, back=True)
         if call.name in REDUCTIONS:
@@ -123,6 +125,8 @@ class Masked(torch.fx.Interpreter):
         result = node.target(*args, **kwargs)  # type: ignore[operator]
         if back:
             for plane, places in reversed(picked):
+                made = self.walk.values[node].plane(plane.cut)  # it may have fewer rows than what went in
+                places = places if made is None else self._places(made)
                 result = scatter(result, plane.cut, places, value.shape[plane.cut])
         return result
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from attar.prune.capture import Captured, Graph, in_mode, named_tensors, program_graph
+from attar.prune.capture import Captured, Graph, in_mode, named_tensors, numbers, program_graph
 from attar.prune.propagate import Walk, hints, modules_around, operation_name
 from attar.prune.shipped import unship
 from attar.prune.surgery import Attributes, set_attributes
@@ -126,6 +126,8 @@ def _labelled(graph: Graph, nodes: list[torch.fx.Node], whole: Walk) -> Walk | N
 def _exported(part: nn.Module, call: Call, other: Call, training: bool) -> Graph | None:
     """The graph of one module alone; free are the sizes that another batch changes, and they must stay so."""
     leaves, spec = tree_flatten(call)
+    if any(a != b for a, b in zip(numbers(leaves), numbers(tree_leaves(other)))):
+        return None  # a number that follows the batch would be written into the graph
     free = [_changing(a, b) for a, b in zip(leaves, tree_leaves(other))]
     shapes = [
         {dim: torch.export.Dim.AUTO for dim in dims} if isinstance(leaf, torch.Tensor) else None

@@ -380,6 +380,8 @@ def multiply_accumulates(call: Call) -> float:
         return math.prod(call.shape) * call.args[0].shape[-1]
     if call.name in ("addmm", "baddbmm"):
         return math.prod(call.shape) * call.args[1].shape[-1]
+    if call.name == "einsum":
+        return sum(count for count, _ in rules.einsum_products(call))
     if call.name == "scaled_dot_product_attention":
         scores = math.prod(call.args[0].shape[:-1]) * call.args[1].shape[-2]
         return scores * (call.args[0].shape[-1] + call.args[2].shape[-1])

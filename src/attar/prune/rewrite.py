@@ -141,7 +141,11 @@ class Rewriter:
         elif name in MOVES:
             self._moved(node, copy, call, out)
         elif name == "index":
-            self._index(call)
+            self._index(copy, call)
+        elif name == "index_select":
+            dim = call.args[1] % len(call.args[0].shape)
+            if self.lost(call.args[0], dim):
+                self._reordered(copy, call.args[0], dim, call.args[2].known)
 
     def _resized(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Value) -> None:
         args: list[Any] = list(copy.args)
@@ -221,17 +225,21 @@ class Rewriter:
         self._check(call, value, out)
 
     def _picked(self, copy: torch.fx.Node, call: Call, value: Value, dim: int) -> None:
-        """Slices and rolls of a dimension that lost elements: the runs of what stays, joined."""
+        """Slices and rolls of a dimension that lost elements."""
+        shape = [-1 if d == dim else 1 for d in range(len(value.shape))]
+        order = torch.arange(value.shape[dim]).view(shape)
+        self._reordered(copy, value, dim, call.target(order, *call.args[1:], **call.kwargs).reshape(-1))
+
+    def _reordered(self, copy: torch.fx.Node, value: Value, dim: int, moved: torch.Tensor) -> None:
+        """Elements picked from a dimension that lost some, `moved` their places as captured: the runs of what stays, joined."""
         line = self.line(value.plane(dim))  # type: ignore[arg-type]
         number = torch.cumsum(line, 0) - 1
-        shape = [-1 if d == dim else 1 for d in range(len(value.shape))]
-        order = torch.arange(len(line)).view(shape).expand([n if d == dim else 1 for d, n in enumerate(value.shape)])
-        moved = call.target(order, *call.args[1:], **call.kwargs).reshape(-1)
         index = number[moved[line[moved]]]
         source = copy.args[0]
-        if len(index) and torch.equal(index, torch.arange(int(index[0]), int(index[0]) + len(index))):
+        start = int(index[0]) if len(index) else 0
+        if torch.equal(index, torch.arange(start, start + len(index))):
             copy.target = aten.slice.Tensor
-            copy.args, copy.kwargs = (source, dim, int(index[0]), int(index[0]) + len(index)), {}
+            copy.args, copy.kwargs = (source, dim, start, start + len(index)), {}
             return
         with copy.graph.inserting_before(copy):
             parts = [
@@ -245,11 +253,18 @@ class Rewriter:
         if isinstance(call.args[1], Value):
             raise RewriteError(f"{call.name} with a list of repeats along units")
 
-    def _index(self, call: Call) -> None:
-        for dim, picked in enumerate(call.args[1]):
-            plane = call.args[0].plane(dim)
-            if picked is not None and plane is not None and not bool(self.left[plane.ids].all()):
-                raise RewriteError("index along units")
+    def _index(self, copy: torch.fx.Node, call: Call) -> None:
+        value, picks = call.args[0], {dim: item for dim, item in enumerate(call.args[1]) if item is not None}
+        for dim, picked in picks.items():
+            if self.lost(value, dim):
+                if (
+                    len(picks) > 1
+                    or picked.known is None
+                    or picked.known.dim() != 1
+                    or picked.known.dtype == torch.bool
+                ):
+                    raise RewriteError("index along units")
+                self._reordered(copy, value, dim, picked.known % value.shape[dim])
 
     def _check(self, call: Call, value: Value, out: Any) -> None:
         """Every result has rows of one length; `count` raises where they do not."""

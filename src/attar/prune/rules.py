@@ -5,11 +5,12 @@ A rule takes (Labels, Call) and gives the labels of the result. An operation wit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attar.prune.labels import Labels, Plane, Shape, Value, contract, pointwise
+from attar.prune.labels import Labels, Plane, Shape, Value, contract, normalised, pointwise
 from attar.prune.movement import move
 
 
@@ -96,7 +97,8 @@ def matmul(labels: Labels, call: Call) -> Value:
     return result
 
 
-def einsum(labels: Labels, call: Call) -> Value:
+def einsum_letters(call: Call) -> tuple[list[str], str]:
+    """A letter for each dimension of each operand, and of the result."""
     equation, operands = call.args[0].replace(" ", ""), list(call.args[1])
     left, _, right = equation.partition("->")
     inputs = left.split(",")
@@ -107,10 +109,32 @@ def einsum(labels: Labels, call: Call) -> Value:
     if "->" not in equation:
         joined = "".join(inputs)
         right = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
-    right = right.replace("...", dots)
+    return inputs, right.replace("...", dots)
+
+
+def einsum(labels: Labels, call: Call) -> Value:
+    inputs, right = einsum_letters(call)
     if any(len(set(names)) < len(names) for names in inputs):
         return unknown(labels, call)
-    return contract(labels, list(zip(operands, inputs)), right, call.shape, call.free, "linear")
+    return contract(labels, list(zip(call.args[1], inputs)), right, call.shape, call.free, "linear")
+
+
+def einsum_products(call: Call) -> list[tuple[int, list[Plane]]]:
+    """Of the matrix products that an einsum is, from left to right: multiply-accumulates, and the planes of their letters."""
+    inputs, right = einsum_letters(call)
+    sizes: dict[str, int] = {}
+    planes: dict[str, Plane] = {}
+    for value, names in zip(call.args[1], inputs):
+        for letter, size in zip(names, value.shape):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+        for plane in value.planes:
+            planes.setdefault(names[plane.cut], plane)
+    found, letters = [], set(inputs[0])
+    for number, names in enumerate(inputs[1:], 2):
+        letters |= set(names)
+        found.append((math.prod(sizes[n] for n in letters), [planes[n] for n in sorted(letters) if n in planes]))
+        letters &= set(right).union(*inputs[number:])
+    return found
 
 
 def convolution(labels: Labels, call: Call) -> Value:
@@ -123,7 +147,7 @@ def convolution(labels: Labels, call: Call) -> Value:
         groups = call.get(6, "groups", 1)
     spatial = len(weight.shape) - 2
     batch = len(value.shape) - spatial - 1
-    value = _whole_places(labels, call, value, batch + 1)
+    value = _whole_places(labels, call, value, batch + 1, _still(call))
     first, second = weight.shape[0] // groups, weight.shape[1]
     one = first if transposed else second
     lead, places, kernel = "n"[:batch], "xyz"[:spatial], "uvw"[:spatial]
@@ -155,10 +179,31 @@ def convolution(labels: Labels, call: Call) -> Value:
     return combined(labels, result, [vector(labels, bias, batch, len(call.shape), "conv")])
 
 
-def _whole_places(labels: Labels, call: Call, value: Value, start: int) -> Value:
-    """Units cannot be cut along the dimensions that a kernel slides over, nor change along them."""
+def _still(call: Call) -> list[int]:
+    """Of a convolution's spatial dimensions, those that its kernel, one long, does not slide over: it works place by place."""
+    if call.name not in ("conv1d", "conv2d", "conv3d"):
+        return []
+    stride, padding = call.get(3, "stride", [1]), call.get(4, "padding", [0])
+    padding = [0] if isinstance(padding, str) else padding
+    return [
+        dim
+        for dim, size in enumerate(call.args[1].shape[2:])
+        if size == 1 and stride[dim % len(stride)] == 1 and padding[dim % len(padding)] == 0
+    ]
+
+
+def _whole_places(labels: Labels, call: Call, value: Value, start: int, still: Sequence[int] = ()) -> Value:
+    """Units cannot be cut along the dimensions that a kernel slides over, nor change along them.
+
+    Args:
+        start: the first of these dimensions.
+        still: those, counted from there, along which it does not slide.
+    """
     planes = []
     for plane in value.planes:
+        if plane.cut - start in still:
+            planes.append(plane)
+            continue
         if plane.cut >= start:
             if call.name == "conv1d" and call.shape == value.shape and not plane.rows and not call.strict:
                 # A kernel over neighbouring units (efficient channel attention): they mix, like in a norm.
@@ -182,10 +227,23 @@ def spatial(labels: Labels, call: Call) -> Any:
 
 
 def batch_norm(labels: Labels, call: Call) -> Any:
-    value = _whole_places(labels, call, call.args[0], 2)
+    """Each channel is normalised alone; along the others its places are mixed, if the figures are made here (a standardised
+    weight is normalised over what it reads)."""
+    value = call.args[0]
+    if call.name == "batch_norm" and by_batch(call):
+        _mixing(labels, call, value, range(2, len(value.shape)), "a norm over them")
+    planes = [
+        Plane(labels.unite_along(p.ids, range(2, len(value.shape))), 1) if p.cut == 1 else p for p in value.planes
+    ]
+    value = Value(value.shape, normalised(labels, planes), value.free, value.source)
     vectors = [vector(labels, v, 1, len(value.shape), "batch_norm") for v in call.args[1:5] if isinstance(v, Value)]
     result = combined(labels, value, vectors)
     return [result, *[Value(shape) for shape in call.shapes[1:]]] if len(call.shapes) > 1 else result
+
+
+def by_batch(call: Call) -> bool:
+    """Whether a batch norm uses the figures of what comes in."""
+    return bool(call.args[5]) or call.args[3] is None
 
 
 def layer_norm(labels: Labels, call: Call) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
+from attar.prune.capture import numbers
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.written import read_graph, write_graph
@@ -32,7 +33,8 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
         RewriteError: a size in a graph cannot be written anew; nothing was changed.
     """
     runs = {
-        path: [_Run(_own_tensors(walk, left), *walk.graph.specs) for walk in walks] for path, walks in graphs.items()
+        path: [_Run(_own_tensors(walk, left), walk.graph.numbers, *walk.graph.specs) for walk in walks]
+        for path, walks in graphs.items()
     }
     unship(model)
     for path, walks in graphs.items():
@@ -70,6 +72,7 @@ def _written(module: nn.Module) -> dict[str, Any]:
         "graphs": [
             {
                 "nodes": write_graph(run.graph),
+                "numbers": run.numbers,
                 "inputs": treespec_dumps(run.inputs),
                 "outputs": treespec_dumps(run.outputs),
             }
@@ -93,7 +96,7 @@ def ship_written(model: nn.Module, description: Mapping[str, Any]) -> None:
         for path, part in description.items():
             module = model.get_submodule(path)
             runs = [
-                _Run(read_graph(g["nodes"]), treespec_loads(g["inputs"]), treespec_loads(g["outputs"]))
+                _Run(read_graph(g["nodes"]), g["numbers"], treespec_loads(g["inputs"]), treespec_loads(g["outputs"]))
                 for g in part["graphs"]
             ]
             for name, form in part["constants"].items():
@@ -109,8 +112,8 @@ def ship_written(model: nn.Module, description: Mapping[str, Any]) -> None:
 class _Run:
     """A graph turned into a function of the module and the flattened inputs."""
 
-    def __init__(self, graph: torch.fx.Graph, inputs: Any, outputs: Any) -> None:
-        self.graph, self.inputs, self.outputs = graph, inputs, outputs
+    def __init__(self, graph: torch.fx.Graph, numbers: list[Any], inputs: Any, outputs: Any) -> None:
+        self.graph, self.numbers, self.inputs, self.outputs = graph, numbers, inputs, outputs
         code = graph.python_code("self")
         scope = dict(code.globals)
         exec(compile(code.src, "<captured graph>", "exec"), scope)
@@ -123,9 +126,10 @@ def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run = runs[-1] if self.training else runs[0]
         leaves, _ = tree_flatten((args, kwargs))
-        if len(leaves) != run.inputs.num_leaves:
+        if numbers(leaves) != run.numbers:
             raise ValueError(
-                "this network runs the graph that was captured: call it with the same arguments as the example inputs"
+                f"{type(self).__name__} runs the graph that was captured: call it with the same arguments as then, "
+                f"of which those that are no tensors were {run.numbers}, not {numbers(leaves)}"
             )
         return tree_unflatten(run.function(self, *leaves), run.outputs)
 

@@ -20,6 +20,14 @@ Attributes = dict[str, dict[str, Any]]
 """Module path -> {attribute: value}."""
 
 PLAIN = (bool, int, float)
+WEIGHTS = (
+    "weight",
+    "parametrizations.weight.original",
+    "parametrizations.weight.original1",
+    "weight_orig",
+    "weight_v",
+)
+"""Where a layer's weight, or what has its shape under a parametrization, is found."""
 
 
 def slice_tensor(tensor: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
@@ -76,11 +84,12 @@ def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], or
     """
     result: Attributes = {}
     for path, module in model.named_modules():
-        weight = shapes.get(f"{path}.weight" if path else "weight", ())
-        if getattr(module, "weight", None) is None and not isinstance(module, nn.modules.batchnorm._NormBase):
+        prefix = f"{path}." if path else ""
+        weight = next((shapes[prefix + name] for name in WEIGHTS if prefix + name in shapes), None)
+        if weight is None and not isinstance(module, nn.modules.batchnorm._NormBase):
             continue
         was = original.get(path, {})
-        values = _layer(module, weight, was, shapes, path)
+        values = _layer(module, weight or (), was, shapes, path)
         result[path] = {key: value for key, value in values.items() if key in was}
     return result
 
