@@ -1,13 +1,14 @@
-"""Cut every network of tests/networks.tsv, twice, and write docs/coverage.md from what happened.
+"""Cut every network of tests/networks.tsv and tests/transformers_networks.py, twice, and write docs/coverage.md from that.
 
     python scripts/coverage_matrix.py --out build/coverage.jsonl            # all that is not in the file yet
     python scripts/coverage_matrix.py --out build/coverage.jsonl --only vit # names with `vit` in them, again
     python scripts/coverage_matrix.py --out build/coverage.jsonl --page docs/coverage.md --report
 
-Each network is built with random weights in a process of its own (one thread, with a time limit), cut evenly to 50 % of
-every group, built again and cut at a random share of every group. A cut passes when the proof is under 1e-10 in float64 (masked
-original against cut network), the answer keeps its shape in eval and train mode, a train-mode backward pass gives every
-parameter a finite gradient that had one before, and at least 10 % of the parameters are gone.
+Each network (those of transformers from small configurations) is built with random weights in a process of its own (one
+thread, with a time limit), cut evenly to 50 % of every group, built again and cut at a random share of every group. A cut
+passes when the proof is under 1e-10 in float64 (masked original against cut network), the answer keeps its shape in eval and
+train mode, a train-mode backward pass gives every parameter a finite gradient that had one before, and at least 10 % of the
+parameters are gone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ define_missing_operators()
 import timm  # noqa: E402
 import torchvision  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
+from transformers_networks import TRANSFORMERS  # noqa: E402
 
+import attar  # noqa: E402
 from attar.prune import Pruner, count_params  # noqa: E402
 
 CUTS = ("even", "random")
@@ -41,12 +44,15 @@ CUTS = ("even", "random")
 def networks() -> list[dict[str, str]]:
     lines = (ROOT / "tests" / "networks.tsv").read_text().splitlines()
     names = lines[0].split("\t")
-    return [dict(zip(names, line.split("\t"))) for line in lines[1:] if line]
+    small = [{"library": "transformers", "name": name, "input_size": "64", "parameters": "0"} for name in TRANSFORMERS]
+    return [*(dict(zip(names, line.split("\t"))) for line in lines[1:] if line), *small]
 
 
 def build(library: str, name: str, size: int) -> torch.nn.Module:
     """The network with random weights, made for images of this size where its builder lets one say so."""
     torch.manual_seed(0)
+    if library == "transformers":
+        return attar.build(f"hf:{name}", classes=10, in_channels=3, **TRANSFORMERS[name])
     if library == "timm":
         try:
             model = timm.create_model(name, pretrained=False, img_size=size)
@@ -165,7 +171,11 @@ def read(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
 
 def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     """docs/coverage.md, from results alone."""
-    rows = networks()
+    rows = [
+        row
+        for row in networks()
+        if row["library"] != "transformers" or (row["library"], row["name"], "even") in results
+    ]
     lines = ["# Coverage", "", "Made by `scripts/coverage_matrix.py` from what it ran; not edited by hand.", ""]
     lines += [__doc__.split("\n\n")[2].replace("\n", " ").strip(), ""]
     ran = len({(library, name) for library, name, _ in results})
@@ -173,17 +183,27 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
         f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed.",
         "",
     ]
-    lines += ["| set | networks | both cuts pass | even 50 % | random | own module (both) | Torch-Pruning 1.6.1 |"]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for library in ("torchvision", "timm"):
+    lines += [
+        "A network runs its own code (`module`) after a cut, or its captured graph (`graph`) where its own cannot follow. "
+        "Where single modules cannot (attention that takes the width of its heads from what comes in), only these run "
+        "their part of the graph, and the table says how many.",
+        "",
+        "| set | networks | both cuts pass | even 50 % | random | own module (both) | and no part of it a graph (both) "
+        "| Torch-Pruning 1.6.1 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for library in ("torchvision", "timm", "transformers"):
         mine = [row for row in rows if row["library"] == library]
+        if not mine:
+            continue
         found = [[results.get((library, row["name"], cut), {}) for cut in CUTS] for row in mine]
         passed = [[r.get("verdict") == "pass" for r in pair] for pair in found]
-        own = sum(all(p) and all(r.get("runs") == "module" for r in pair) for p, pair in zip(passed, found))
-        theirs = sum(row["torch_pruning_1.6.1"] != "fail" for row in mine)
+        own = [all(p) and all(r.get("runs") == "module" for r in pair) for p, pair in zip(passed, found)]
+        alone = sum(o and not any(r.get("parts") for r in pair) for o, pair in zip(own, found))
+        theirs = sum(row["torch_pruning_1.6.1"] != "fail" for row in mine) if library != "transformers" else "not tried"
         lines.append(
             f"| {library} | {len(mine)} | {sum(map(all, passed))} | {sum(p[0] for p in passed)} | "
-            f"{sum(p[1] for p in passed)} | {own} | {theirs} |"
+            f"{sum(p[1] for p in passed)} | {sum(own)} | {alone} | {theirs} |"
         )
     lines += ["", "| network | input | cut | verdict | parameters | error | runs | seconds (capture, cut) | remark |"]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
@@ -194,7 +214,8 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
                 continue
             label = f"| {row['library']}:{row['name']} | {row['input_size']} | {cut} | {r['verdict']} |"
             if "after" in r:
-                label += f" {r['before']:,} → {r['after']:,} | {r['proof']:.1e} | {r['runs']} |"
+                label += f" {r['before']:,} → {r['after']:,} | {r['proof']:.1e} | {r['runs']}"
+                label += f", {r['parts']} parts |" if r.get("parts") else " |"
                 label += f" {r['capture_seconds']}, {r['cut_seconds']} | |"
             else:
                 label += (
@@ -211,6 +232,7 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=float("inf"), help="skip networks with more parameters")
     parser.add_argument("--seconds", type=float, default=600, help="time limit for a network")
     parser.add_argument("--failed", action="store_true", help="run again what did not pass")
+    parser.add_argument("--graphs", action="store_true", help="run again what ran its captured graph")
     parser.add_argument("--count", type=int, default=10**6, help="stop after so many networks")
     parser.add_argument("--page", type=Path, help="write the page here")
     parser.add_argument("--report", action="store_true", help="run nothing")
@@ -222,6 +244,8 @@ def main() -> None:
         wanted = options.only in row["name"] if options.only else not all(key in results for key in keys)
         if options.failed:
             wanted = any(results.get(key, {}).get("verdict") != "pass" for key in keys) and options.only in row["name"]
+        if options.graphs:
+            wanted = any(results.get(key, {}).get("runs") == "graph" for key in keys) and options.only in row["name"]
         if not wanted or int(row["parameters"]) > options.largest:
             continue
         options.count -= 1
