@@ -2,7 +2,7 @@
 
 `sh` blocks are run line by line, `python` blocks in one namespace a page. A block with a title is a file that the page asks
 the reader to save. `text title="prints"` is what the block before it prints. `toml` without a title is a part of a recipe. A
-block whose first line is `# not run: WHY` is left out, for the reason that the reader sees; there are few.
+block whose first line is `# not run by the tests: WHY` is left out, for the reason that the reader sees; there are few.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attar.recipe import check_recipe
 ROOT = Path(__file__).parents[2]
 GENERATED = ("recipe.md", "commands.md", "coverage.md", "benchmarks.md", "results.md")
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name not in GENERATED)]
-NOT_RUN = re.compile(r"# not run: (.{10,})")
+NOT_RUN = re.compile(r"# not run by the tests: (.{10,})")
 FEW = 8
 
 
