@@ -100,6 +100,8 @@ def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
 def part_paths(model: nn.Module, levels: Levels) -> list[str]:
     """The outermost modules of the classes that run their part of the captured graph."""
     found: list[str] = []
+    if PART not in levels.values():
+        return found
     for path, module in model.named_modules():
         inside = any(path.startswith(outer + ".") for outer in found)
         if path and not inside and levels.get(class_name(module), 0) == PART:

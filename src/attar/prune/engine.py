@@ -329,7 +329,7 @@ class Pruner:
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, indices)
         set_attributes(model, attributes)
-        tensors = named_tensors(model)
+        tensors = named_tensors(model) if scaled else {}
         for name, factor in scaled.items():
             multiply_rows(tensors[name].data, factor)
         return scaled

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import overload
 
 import numpy as np
 import torch
@@ -52,11 +54,37 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
         members = tuple(_shrunk_member(member, stay, numbers) for member in group.members)
         groups.append(dataclasses.replace(group, members=members))
     axes: dict[int, Axis] = {}
+    old, now = (
+        (structure.params, structure.bytes, structure.macs),
+        {number: mask.clone() for number, mask in kept.items()},
+    )
+    return Structure(tuple(groups), *(_ShrunkTerms(terms, now, axes) for terms in old))
 
-    def terms(old: Sequence[Term]) -> tuple[Term, ...]:
-        return tuple(Term(t.name, t.scale, tuple(_shrunk_axis(a, kept, axes) for a in t.axes), t.dtype) for t in old)
 
-    return Structure(tuple(groups), terms(structure.params), terms(structure.bytes), terms(structure.macs))
+class _ShrunkTerms(Sequence[Term]):
+    """Terms of a cost after a cut, made when they are asked for: a step itself counts by its compiled costs."""
+
+    def __init__(self, old: Sequence[Term], kept: Kept, axes: dict[int, Axis]) -> None:
+        self._old, self._kept, self._axes = old, kept, axes
+
+    @cached_property
+    def _made(self) -> tuple[Term, ...]:
+        def shrunk(term: Term) -> Term:
+            return dataclasses.replace(term, axes=tuple(_shrunk_axis(a, self._kept, self._axes) for a in term.axes))
+
+        return tuple(shrunk(term) for term in self._old)
+
+    def __len__(self) -> int:
+        return len(self._old)
+
+    @overload
+    def __getitem__(self, place: int) -> Term: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Term]: ...
+
+    def __getitem__(self, place: int | slice) -> Term | Sequence[Term]:
+        return self._made[place]
 
 
 def _shrunk_member(member: Member, stay: Mapping[tuple[str, int], np.ndarray], numbers: np.ndarray) -> Member:

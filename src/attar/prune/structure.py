@@ -6,6 +6,7 @@ others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,10 +68,10 @@ class Structure:
     """A captured network: its groups and the exact cost of any choice of kept units."""
 
     groups: tuple[Group, ...]
-    params: tuple[Term, ...]
-    bytes: tuple[Term, ...]
+    params: Sequence[Term]
+    bytes: Sequence[Term]
     """Parameters and buffers at their dtype, as the weights file holds them; its header is added to their sum."""
-    macs: tuple[Term, ...]
+    macs: Sequence[Term]
     """Multiply-accumulates of one sample."""
 
 

@@ -72,7 +72,8 @@ def set_attributes(model: nn.Module, attributes: Attributes) -> None:
         module = model.get_submodule(path)
         for name, value in values.items():
             before = vars(module)[name]
-            setattr(module, name, type(before)(value) if isinstance(before, tuple | list) else value)
+            if before != value:
+                setattr(module, name, type(before)(value) if isinstance(before, tuple | list) else value)
 
 
 def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], original: Attributes) -> Attributes:
