@@ -140,6 +140,12 @@ def test_plain_dictionaries_are_checked_too():
         check_recipe({"name": "x", "data": {"source": "digits"}, "distil": {"alpha": 0, "train": {"epochs": 1}}})
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_read_again_from_what_a_run_writes_of_it(path):
+    recipe = load_recipe(path)
+    assert check_recipe(recipe.model_dump(mode="json")) == recipe
+
+
 def test_recipes_and_help_do_without_torch():
     code = "import attar, attar.recipe, sys; attar.recipe.load_recipe(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(RECIPES[0])], check=True)

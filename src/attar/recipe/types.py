@@ -163,6 +163,11 @@ class Teacher(Network):
     outputs: str | None = None
     """A file of its outputs for a pool of views (`attar cache export`), in place of the network."""
 
+    @field_validator("model")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        return value.strip()  # none is fine beside members or outputs, as a written recipe of such a teacher has it
+
     @model_validator(mode="after")
     def _trained_somehow(self) -> Teacher:
         if self.outputs is not None:
