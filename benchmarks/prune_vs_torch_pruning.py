@@ -125,6 +125,7 @@ def keep(result: Result, conditions: str) -> None:
     """Write the result, with those of networks kept before that were not measured now."""
     path = RESULTS / f"{NAME}.json"
     old = json.loads(path.read_text()) if path.exists() else {}
+    result.profile = result.profile or old.get("profile", "")
     path = result.write(conditions)
     record = json.loads(path.read_text())
     for part in ("figures", "goals"):
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results/")
     parser.add_argument("--conditions", default="not stated", help="what else the machine did, for the record")
     parser.add_argument(
-        "--profile", default="", help="where the time goes, where a goal is missed: kept with the result"
+        "--profile", default="", help="where the time goes, kept with the result"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
