@@ -7,11 +7,11 @@ from attar.artifact.errors import ArtifactError
 from attar.artifact.evaluate import Evaluation, evaluate, predict
 from attar.artifact.folder import load, save
 from attar.artifact.int8_view import quantise_int8
-from attar.artifact.limits import check_permitted
+from attar.artifact.limits import build_within, check_permitted
 from attar.artifact.manifest import write_files
 from attar.artifact.onnx_view import export_onnx
 from attar.artifact.pt2_view import export_pt2
-from attar.artifact.runners import open_view, read_view, view_names
+from attar.artifact.runners import open_view, read_listed, view_names
 from attar.artifact.timing import golden_images, runner_of, seconds_per_batch
 from attar.artifact.verify import Check, Verification, verify
 from attar.artifact.views import INT8, ONNX, PT2, Runner, View, missing_libraries
@@ -33,6 +33,7 @@ __all__ = [
     "View",
     "bench",
     "bench_all",
+    "build_within",
     "check_permitted",
     "classify",
     "describe",
@@ -46,7 +47,7 @@ __all__ = [
     "open_view",
     "predict",
     "quantise_int8",
-    "read_view",
+    "read_listed",
     "runner_of",
     "save",
     "seconds_per_batch",

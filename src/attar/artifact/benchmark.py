@@ -14,6 +14,7 @@ from pathlib import Path
 from attar.artifact.classify import open_runner, view_name
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import WEIGHTS
+from attar.artifact.limits import within_memory
 from attar.artifact.runners import view_names
 from attar.artifact.timing import golden_images, seconds_per_batch
 from attar.artifact.views import import_extra
@@ -149,6 +150,15 @@ def _memory(kind: str) -> int:
 def main() -> None:
     """The measuring process."""
     try:
-        print(measure(sys.argv[1]))
+        with within_memory(_physical_memory()):
+            print(measure(sys.argv[1]))
     except ArtifactError as error:
         sys.exit(str(error))
+
+
+def _physical_memory() -> int:
+    """Bytes: what the machine has, where it tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 40

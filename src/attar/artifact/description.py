@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from attar.models import BuilderSpec
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 COUNTS = ("params", "macs", "bytes", "file_bytes")
 LARGEST_NUMBER = 1e18
+LARGEST_IMAGE = 1 << 25
+"""Numbers of one input: what runs a network must not be made to take memory without bounds."""
 LIMITS = ("params", "macs", "bytes", "latency")
 
 
@@ -29,6 +32,10 @@ class Input:
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(type(n) is int and 0 < n <= 1 << 16 for n in self.size):
             raise ArtifactError(f"the input size must be (channels, height, width), not {self.size!r:.100}")
+        if prod(self.size) > LARGEST_IMAGE:
+            raise ArtifactError(
+                f"the input size {self.size} is above {LARGEST_IMAGE:,} numbers; no image is that large"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.size[0] or not all(is_number(value) for value in values):
                 raise ArtifactError(f"{name} must be a number for each of {self.size[0]} channels, not {values!r:.100}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,29 @@ LARGEST_ARGUMENT = 1 << 20
 """No width, depth, class count or image size beyond this is taken for meant."""
 
 Builder = Callable[..., nn.Module]
+
+
+@contextmanager
+def within_memory(most_bytes: int) -> Iterator[None]:
+    """Lets the process take at most so much more memory, so that what a file makes a runtime do fails instead of the machine.
+
+    By the system's limit on address space; where there is none (off Linux), nothing is limited.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        wanted = pages * resource.getpagesize() + most_bytes
+        lower = [limit for limit in (wanted, soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(lower), hard))
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def portable(spec: BuilderSpec) -> BuilderSpec:

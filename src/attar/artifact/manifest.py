@@ -20,6 +20,8 @@ FORMAT = "attar artifact"
 VERSION = 1
 MANIFEST = "manifest.json"
 LARGEST_JSON = 64 << 20
+LARGEST_FILE = 8 << 30
+"""More is not read into memory: files with holes can claim any size."""
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 
 Content = bytes | str | Path
@@ -98,10 +100,13 @@ def read_inside(folder: Path, name: str, largest: int) -> bytes:
     """The content of a file in the folder, if it is not larger than said."""
     path = inside(folder, name)
     size = path.stat().st_size
-    if size > largest:
-        raise ArtifactError(f"{name} is larger than the {largest:,} bytes that it may have")
-    with path.open("rb") as file:
-        return file.read(size)
+    if size > (most := min(largest, LARGEST_FILE)):
+        raise ArtifactError(f"{name} is larger than the {most:,} bytes that it may have")
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except MemoryError:
+        raise ArtifactError(f"{name} has {size:,} bytes, more than there is memory for") from None
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from attar.artifact.manifest import read_manifest
 from attar.artifact.views import ONNX, FromPixels, Runner, View, add_view, example, import_extra, load_float32, quiet
 
 INPUT, OUTPUT = "images", "logits"
+REPEATING = frozenset(("Loop", "Scan", "SequenceMap"))
 
 
 def export_onnx(
@@ -84,13 +85,19 @@ def strip(model: Any) -> None:
 
 
 def check_alone(content: bytes) -> None:
-    """Raise ArtifactError if the file wants numbers from other files; ONNX Runtime would read them."""
+    """Raise ArtifactError if the file wants numbers from other files, which ONNX Runtime would read, or could run forever."""
     onnx = import_extra("onnx", "onnx")
     try:
         model = onnx.load_from_string(content)
     except Exception as error:  # protobuf's errors have no common base
         raise ArtifactError(f"the file is no ONNX: {error!s:.300}") from error
+    if model.functions:
+        raise ArtifactError("the ONNX file brings functions of its own; no network that attar exports needs any")
     for part in messages(model):
+        if part.DESCRIPTOR.name == "NodeProto" and part.op_type in REPEATING:
+            raise ArtifactError(
+                f"the ONNX file repeats itself ({part.op_type}); no network that attar exports needs to"
+            )
         if part.DESCRIPTOR.name == "TensorProto" and (part.external_data or part.data_location == part.EXTERNAL):
             raise ArtifactError("the ONNX file wants numbers outside itself; they are not read")
 

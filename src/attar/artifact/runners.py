@@ -17,8 +17,8 @@ def view_names(path: str | Path) -> list[str]:
     return [name for name in VIEWS if name in files]
 
 
-def read_view(path: str | Path, name: str) -> bytes:
-    """The file of a view, checked against the manifest; raises ArtifactError."""
+def read_listed(path: str | Path, name: str) -> bytes:
+    """The content of a file of the artifact, checked against the manifest; raises ArtifactError."""
     folder = Path(path)
     return read_file(folder, read_manifest(folder), name)
 
@@ -36,5 +36,5 @@ def open_view(path: str | Path, name: str, *, threads: int | None = None) -> Run
     """
     if name not in VIEWS:
         raise ArtifactError(f"there is no view {name!r}; views are {', '.join(VIEWS)}")
-    content = read_view(path, name)
+    content = read_listed(path, name)
     return open_program(content) if name == PT2 else open_onnx(content, threads)

@@ -12,12 +12,16 @@ from torch import nn
 from attar.artifact.description import Description, description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import GOLDEN, OWN, WEIGHTS, load
+from attar.artifact.limits import within_memory
 from attar.artifact.manifest import Entry, check_file, read_file, read_manifest, unlisted
 from attar.artifact.pt2_view import check_program
 from attar.artifact.replay import count, difference, exceeded, golden_logits
 from attar.artifact.runners import open_view
 from attar.artifact.views import INT8, ONNX, PT2, View, replay_view
 from attar.artifact.weights import read_golden
+
+MOST_MEMORY = 8 << 30
+"""What computing with a network or a view may take, bytes."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,12 @@ def verify(
     checks.run("no other files", lambda: none_unlisted(folder, files))
     model = checks.run("loads", lambda: load(folder, builder=builder, allow=allow))
     if model is not None:
-        check_model(checks, folder, files, model)
+        with within_memory(MOST_MEMORY):
+            check_model(checks, folder, files, model)
     for name in (ONNX, INT8, PT2):
         if name in files:
-            checks.run(f"view {name}", partial(check_view, folder, files, name, run_programs), str)
+            with within_memory(MOST_MEMORY):
+                checks.run(f"view {name}", partial(check_view, folder, files, name, run_programs), str)
     return checks.done()
 
 

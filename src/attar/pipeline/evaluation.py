@@ -42,7 +42,7 @@ def data_of(
     if data is not None:
         return load_data(data, folder, progress)
     try:
-        made_for = json.loads((Path(path) / "report.json").read_text())["recipe"]["data"]
+        made_for = json.loads(artifact.read_listed(path, "report.json"))["recipe"]["data"]
         source, place, size = str(made_for["source"]), made_for["folder"], made_for.get("size")
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(

@@ -47,7 +47,7 @@ def mend_int8(
     tuned = _fine_tuned(session, student)
     if tuned is None:
         return
-    before = artifact.read_view(session.folder.artifact, INT8)
+    before = artifact.read_listed(session.folder.artifact, INT8)
     view = artifact.quantise_int8(session.folder.artifact, calibration(session), network=tuned)
     found |= {"fine_tuned": _accuracy(session), "agrees": view.agrees}
     better = found["fine_tuned"] > after_training and (view.agrees or not row["agrees"])

@@ -31,7 +31,7 @@ def bench_teacher(
     settings = Teacher.model_validate(json.loads((run / "run.json").read_text())["recipe"]["teacher"])
     form, classes = artifact.describe(path).input, _classes(path)
     spec = artifact.check_permitted(network_spec(settings, form.size[0], classes), allow)
-    model = spec.build()
+    model = artifact.build_within(spec, weights.stat().st_size, None, allow)
     model.load_state_dict(read_checkpoint(weights)[0])
     golden = artifact.golden_images(path)
     with tempfile.TemporaryDirectory() as place:

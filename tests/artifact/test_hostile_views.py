@@ -1,0 +1,111 @@
+"""Artifacts whose files would take all memory, never end, or hang who opens them: refused in words."""
+
+import json
+import os
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from saved_artifacts import change_architecture, rewrite
+
+from attar.artifact import ArtifactError, bench, load, open_view, verify
+from attar.artifact.limits import within_memory
+from attar.pipeline import evaluate_artifact
+
+FLAT = [helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["f"], ["flat"])]
+FIRST = helper.make_node("Slice", ["flat", "zero", "three", "one"], ["first"])
+NUMBERS = {"zero": [0], "three": [3], "one": [1], "many": [10**10], "trips": 2**62, "yes": True}
+
+
+def onnx_file(nodes: list, functions: list = ()) -> bytes:
+    """An ONNX file with an artifact's inputs and outputs, and these nodes in it."""
+    pixels = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 1, 8, 8])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
+    numbers = [
+        numpy_helper.from_array(np.array(v, dtype=bool if k == "yes" else np.int64), k) for k, v in NUMBERS.items()
+    ]
+    graph = helper.make_graph([*FLAT, FIRST, *nodes], "g", [pixels], [logits], numbers)
+    opsets = [helper.make_opsetid("", 18), *[helper.make_opsetid("own", 1) for _ in functions]]
+    model = helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=9)
+    return model.SerializeToString()
+
+
+def loop() -> bytes:
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Identity", ["x"], ["y"])], "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("on", TensorProto.BOOL, []), helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    return onnx_file([helper.make_node("Loop", ["trips", "yes", "first"], ["logits"], body=body)])
+
+
+def bomb() -> bytes:
+    return onnx_file([
+        helper.make_node("ConstantOfShape", ["many"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["first", "sum"], ["logits"]),
+    ])  # fmt: skip
+
+
+def own_function() -> bytes:
+    same = [helper.make_node("Identity", ["x"], ["y"])]
+    function = helper.make_function("own", "Same", ["x"], ["y"], same, [helper.make_opsetid("", 18)])
+    return onnx_file([helper.make_node("Same", ["first"], ["logits"], domain="own")], [function])
+
+
+@pytest.mark.parametrize("make, words", [(loop, "repeats itself .Loop"), (own_function, "functions of its own")])
+def test_graphs_that_could_run_forever(artifact, make, words):
+    onnx.checker.check_model(onnx.load_from_string(make()))
+    rewrite(artifact, "model.onnx", make())
+    with pytest.raises(ArtifactError, match=words):
+        open_view(artifact, "model.onnx")
+    failed = {check.name for check in verify(artifact).checks if check.passed is False}
+    assert failed == {"view model.onnx"}
+    assert "FAIL" in str(verify(artifact)) and bench(artifact, "onnx", batches=(1,), seconds=0).error
+
+
+def test_an_onnx_file_that_wants_more_memory_than_there_may_be(artifact):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    rewrite(artifact, "model.onnx", bomb())
+    failed = {check.name: check.detail for check in verify(artifact).checks if check.passed is False}
+    assert set(failed) == {"view model.onnx"} and "ONNX Runtime cannot run the file" in failed["view model.onnx"]
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 << 20  # kilobytes
+
+
+def test_the_limit_on_memory_ends_with_the_context():
+    pytest.importorskip("resource")
+    with pytest.raises(MemoryError), within_memory(1 << 28):
+        bytearray(1 << 30)
+    assert len(bytearray(1 << 30)) == 1 << 30
+
+
+def test_images_larger_than_any(artifact):
+    change_architecture(artifact, input={"size": [1, 65536, 65536], "mean": [0.3], "std": [0.4]})
+    with pytest.raises(ArtifactError, match="no image is that large"):
+        load(artifact)
+    assert not verify(artifact).passed
+
+
+def test_a_file_full_of_holes(artifact):
+    with (artifact / "model.safetensors").open("r+b") as file:
+        file.truncate(40 << 30)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["files"]["model.safetensors"]["bytes"] = 40 << 30
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="larger than"):
+        load(artifact)
+
+
+def test_a_report_that_is_a_pipe_or_names_code_or_the_net(artifact):
+    for source, words in (("os:getcwd", "to run that code"), ("hf:someone/something", "say --data")):
+        rewrite(artifact, "report.json", json.dumps({"recipe": {"data": {"source": source, "folder": None}}}).encode())
+        with pytest.raises(ValueError, match=words):
+            evaluate_artifact(artifact)
+    (artifact / "report.json").unlink()
+    os.mkfifo(artifact / "report.json")
+    with pytest.raises(ValueError, match=r"no plain file|has no report.json"):
+        evaluate_artifact(artifact)
