@@ -159,6 +159,7 @@ class Cumulated(nn.Module):
         (nn.Sequential(nn.ConvTranspose2d(1, 3, 3), nn.Flatten(), nn.LazyLinear(3)), "transposed convolution"),
         (nn.Sequential(nn.Flatten(), nn.Linear(256, 3000), nn.Linear(3000, 3)), "numbers are more than"),
         (nn.Sequential(nn.Flatten(), nn.Linear(256, 3), Cumulated()), "no operation 'cumsum'"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(256, 3), nn.Softplus(beta=2)), "softplus with arguments"),
     ],
 )
 def test_a_network_that_the_page_cannot_run_is_left_out_and_told(model, reason):
