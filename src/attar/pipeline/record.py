@@ -13,7 +13,7 @@ from attar.train import write_atomically
 
 FACTS = (
     "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "cost", "test", "test_read",
-    "held_out", "images_seen", "seconds", "peak_memory", "frontier", "controls", "views", "teacher_outputs", "starts",
+    "latency", "held_out", "images_seen", "seconds", "peak_memory", "frontier", "controls", "views", "teacher_outputs", "starts",
 )  # fmt: skip
 """What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
 PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
