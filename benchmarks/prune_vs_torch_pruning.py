@@ -141,9 +141,7 @@ def main() -> None:
     parser.add_argument("--no-proofs", action="store_true", help="leave out attar's time with a proof of every step")
     parser.add_argument("--write", action="store_true", help="keep the result in benchmarks/results/")
     parser.add_argument("--conditions", default="not stated", help="what else the machine did, for the record")
-    parser.add_argument(
-        "--profile", default="", help="where the time goes, kept with the result"
-    )
+    parser.add_argument("--profile", default="", help="where the time goes, kept with the result")
     options = parser.parse_args()
     torch.set_num_threads(1)
     attar_seconds(torchvision.models.alexnet(weights=None), torch.randn(2, 3, 64, 64), False)  # what is loaded late
