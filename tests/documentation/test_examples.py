@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import runpy
 import shlex
@@ -131,6 +132,7 @@ def test_every_block_runs_as_written(page: Path, tmp_path: Path, monkeypatch: py
     define_missing_operators()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # `python` is this one
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     before = set(sys.modules)
     (tmp_path / "zoo").mkdir()

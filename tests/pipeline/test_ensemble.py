@@ -1,18 +1,22 @@
 """Teachers as ensembles: the mean of probabilities; taught one after the other; resumable; as good as given weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import DIGITS, SMALL
 from safetensors.torch import load_file
 
+from attar.distil import read_outputs
 from attar.distil.ensemble import Ensemble
 from attar.models import build
 from attar.pipeline import Interrupted, run, stage_loop
 from attar.pipeline.control import control_recipe
 from attar.recipe import RecipeError, check_recipe, load_recipe
+from attar.report import teacher_name
 
+ROOT = Path(__file__).parents[2]
 TRAIN = {"epochs": 0.5, "batch": 64}
 MEMBER = {"model": "resnet20", "arguments": {"widths": [4, 4, 4]}, "train": TRAIN}
 
@@ -92,3 +96,8 @@ def test_a_bad_member_is_named_before_anything_runs(tmp_path):
     recipe = ensemble_recipe(MEMBER, {**MEMBER, "model": "resnt20"})
     with pytest.raises(RecipeError, match=r"teacher.members\[1\].model = 'resnt20'.*did you mean"):
         run(recipe, tmp_path / "run")
+
+
+def test_a_file_of_an_ensembles_outputs_is_told_by_its_members():
+    facts = read_outputs(ROOT / "zoo/teachers/fashion-mnist.safetensors", 4.0).facts
+    assert teacher_name(facts["teacher"]) == "resnet50 + resnet20"

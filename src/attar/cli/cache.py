@@ -21,14 +21,14 @@ def show() -> None:
     with explained():
         from attar.distil import cache_limit, kept_pools, pools_folder
         from attar.distil.store import megabytes
-        from attar.report import table
+        from attar.report import table, teacher_name
 
         folder, limit = pools_folder(), cache_limit()
         pools = kept_pools(folder)
         rows = [
             [
                 pool.key,
-                pool.facts["teacher"]["name"] if pool.facts else "damaged: clear it",
+                teacher_name(pool.facts["teacher"]) if pool.facts else "damaged: clear it",
                 str(pool.notes.get("data_name", "")),
                 str(pool.facts.get("view_seed", "")),
                 str(len(pool.epochs)),

@@ -3,7 +3,7 @@
 from attar.report.compare import Comparison, Outcome, compare, comparison_json, comparison_markdown
 from attar.report.compare_plot import comparison_plot
 from attar.report.html import report_html
-from attar.report.markdown import table
+from attar.report.markdown import table, teacher_name
 from attar.report.mistakes import confusion_facts, mistake_facts
 from attar.report.plot import frontier_plot
 from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
@@ -29,6 +29,7 @@ __all__ = [
     "report_markdown",
     "summary",
     "table",
+    "teacher_name",
     "verdict_line",
     "wilson_interval",
 ]

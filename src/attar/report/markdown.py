@@ -20,3 +20,8 @@ def interval(test: dict[str, Any]) -> str:
     """`[94.30, 95.17]`, in percent, of facts with an `interval`."""
     low, high = test["interval"]
     return f"[{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def teacher_name(facts: dict[str, Any]) -> str:
+    """What kept outputs say of their teacher: its builder's name, or those of an ensemble's members."""
+    return " + ".join(member["name"] for member in facts["members"]) if "members" in facts else facts["name"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.report.controls import against_teacher, controls_section
 from attar.report.costs import cost_lines
-from attar.report.markdown import interval, percent, table
+from attar.report.markdown import interval, percent, table, teacher_name
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
@@ -224,5 +224,5 @@ def _stand_in(facts: Facts) -> list[list[str]]:
         return []
     held_out = outputs["teacher_held_out"]
     measured = f", {percent(held_out['accuracy'])} on {held_out['images']:,} held-out images of its own split"
-    pool = f"outputs of {outputs['teacher']['name']} for {outputs['view_pool']} epochs of views"
+    pool = f"outputs of {teacher_name(outputs['teacher'])} for {outputs['view_pool']} epochs of views"
     return [["teacher", f"{pool} ({outputs['file']}){measured if held_out['accuracy'] is not None else ''}"]]
