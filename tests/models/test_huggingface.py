@@ -32,3 +32,15 @@ def test_it_can_be_pruned():
 def test_what_classifies_no_images_is_refused(name):
     with pytest.raises(ValueError, match="no image classifier"):
         build(name)
+
+
+def test_a_type_with_several_classifiers_gives_the_first():
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "patch_size": 8,
+    }
+    model = build("hf:deit", classes=7, in_channels=1, image_size=16, **sizes)
+    assert model(torch.zeros(2, 1, 16, 16)).shape == (2, 7)

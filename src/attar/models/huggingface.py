@@ -68,6 +68,8 @@ def build_huggingface(transformers: Any, kind: str, arguments: dict[str, Any]) -
         )
     renamed = {WORDS.get(key, key): value for key, value in arguments.items()}
     config = transformers.AutoConfig.for_model(kind, **renamed)
+    if not isinstance(known[kind], str) and not config.architectures:
+        config.architectures = [known[kind][0]]  # of several, such as DeiT's, transformers wants to be told which
     network = transformers.AutoModelForImageClassification.from_config(config)
     network.register_forward_hook(_logits)  # a hook, not a wrapper: names of tensors stay
     return network
