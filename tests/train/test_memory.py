@@ -34,4 +34,4 @@ def test_steps_reuse_memory() -> None:
         int(subprocess.run([sys.executable, "-c", PROGRAM, kind], capture_output=True, text=True, check=True).stdout)
         for kind in ("plain", "attar")
     )
-    assert 10 * kept < plain  # pages of 4 KiB: 80,000 if every block is taken anew
+    assert 2 * kept < plain  # 3,000 against 17,000 to 80,000, as the system gives huge pages or not
