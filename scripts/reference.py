@@ -21,6 +21,7 @@ import typer
 
 from attar.cli.app import app
 from attar.recipe import Recipe
+from attar.report import table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 Schema = dict[str, Any]
@@ -65,10 +66,10 @@ def recipe_page() -> str:
 def _find_places(schema: Schema, tables: Schema, place: str, found: dict[str, list[str]]) -> None:
     """The tables in the order of the recipe, each with every dotted name that it has."""
     for key, kind in schema.get("properties", {}).items():
-        for table, many in _tables(kind):
+        for name, many in _tables(kind):
             own = f"{place}{key}" + "[]" * many
-            found.setdefault(table, []).append(own)
-            _find_places(tables[table], tables, own.replace("[]", "") + ".", found)
+            found.setdefault(name, []).append(own)
+            _find_places(tables[name], tables, own.replace("[]", "") + ".", found)
 
 
 def _tables(kind: Schema) -> Iterator[tuple[str, bool]]:
@@ -84,10 +85,10 @@ def _keys(name: str, schema: Schema) -> str:
     rows = []
     for key, kind in schema["properties"].items():
         default = "must be given" if key in schema.get("required", []) else _default(kind.get("default", {}))
-        table = any(True for _ in _tables(kind))
-        meaning = kind.get("description") or ("see below" if table else "")
+        nested = any(True for _ in _tables(kind))
+        meaning = kind.get("description") or ("see below" if nested else "")
         rows.append([f"`{key}`", _type(kind), default, _line(meaning, f"{name}.{key}")])
-    return _table(["key", "value", "default", "meaning"], rows)
+    return table(["key", "value", "default", "meaning"], rows)
 
 
 def _type(kind: Schema) -> str:
@@ -172,8 +173,8 @@ def _command(function: Callable[..., Any], path: str) -> str:
         rows.append([f"`{shown}`", meaning + ("" if given else " Must be given.")])
     optional = any(" [OPTIONS]" for row in rows if row[0].startswith("`--") and "Must be given." not in row[1])
     text = " ".join([*usage, "[OPTIONS]"] if optional else usage)
-    table = _table(["argument or option", "meaning"], rows) if rows else ""
-    return f"## {path}\n\n```text\n{text}\n```\n\n{_prose(function.__doc__ or '', path)}\n\n{table}".rstrip()
+    options = table(["argument or option", "meaning"], rows) if rows else ""
+    return f"## {path}\n\n```text\n{text}\n```\n\n{_prose(function.__doc__ or '', path)}\n\n{options}".rstrip()
 
 
 def _values(kind: Any) -> str:
@@ -193,12 +194,7 @@ def _prose(text: str, what: str) -> str:
 def _line(text: str, what: str) -> str:
     if not text:
         raise Undescribed(f"{what} has no description")
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return " ".join(text.split())
 
 
 PAGES: dict[str, Callable[[], str]] = {"recipe.md": recipe_page, "commands.md": commands_page}

@@ -137,7 +137,7 @@ def seeds(records: list[Record]) -> str:
                 f"{seen:,}",
                 "-" if None in seconds else f"{sum(seconds) / 3600:.2f}",
                 f"{facts['machine']['device']} ({facts['machine']['precision']}), {facts['environment']['processor']}",
-                f"`{str(facts['environment']['commit'])[:12]}`",
+                f"`{short(facts['environment']['commit'])}`",
             ]
         )
     return table(heads, rows)
@@ -196,6 +196,12 @@ def span(figures: list[int]) -> str:
     """One figure, or the smallest and the largest."""
     low, high = min(figures), max(figures)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def short(commit: str | None) -> str:
+    """Twelve digits, and `+changes` where the code was edited."""
+    digits, plus, rest = str(commit).partition("+")
+    return digits[:12] + plus + rest
 
 
 def mean_of(records: list[Record], who: str) -> float | None:

@@ -7,10 +7,9 @@ import pytest
 import torch
 from adversarial_networks import ADVERSARIAL
 from awkward_networks import example
-from test_awkward import answers, jitter, shares
+from test_awkward import answers, assert_equals_zeroed, jitter, shares
 
 from attar.prune import Pruner, count_macs, count_params, describe, reshape
-from attar.prune.capture import named_tensors
 
 MIXING = {
     "channel_attention",
@@ -41,15 +40,7 @@ def test_cut(name: str) -> None:
     assert count_params(model) == cut.after.params < cut.before.params
     assert count_macs(model, inputs[0][:1]) == cut.after.macs
     if name not in MIXING:
-        with torch.no_grad():
-            for tensor, cuts in cut.kept.items():
-                for dim, index in cuts:
-                    gone = torch.ones(named_tensors(masked)[tensor].shape[dim], dtype=torch.bool)
-                    gone[index] = False
-                    named_tensors(masked)[tensor].index_fill_(dim, torch.nonzero(gone)[:, 0], 0)
-        doubles = tuple(x.double() for x in inputs)
-        small = copy.deepcopy(model).double().eval()
-        torch.testing.assert_close(answers(small, doubles), answers(masked, doubles), rtol=1e-9, atol=1e-9)
+        assert_equals_zeroed(model, masked, cut, inputs)
     model.train()(*inputs).square().sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
     fresh = ADVERSARIAL[name]()

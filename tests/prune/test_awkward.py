@@ -9,7 +9,7 @@ from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, HeadsFr
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from attar.prune import Pruner, count_params, describe, reshape
+from attar.prune import Cut, Pruner, count_params, describe, reshape
 from attar.prune.capture import named_tensors
 
 
@@ -42,6 +42,19 @@ def jitter(model: nn.Module) -> None:
                 tensor.add_(torch.rand_like(tensor) * 0.3)
 
 
+def assert_equals_zeroed(model: nn.Module, masked: nn.Module, cut: Cut, inputs: tuple[torch.Tensor, ...]) -> None:
+    """The cut model answers as the original, in float64, does with the removed weights set to zero (done in place)."""
+    with torch.no_grad():
+        for name, cuts in cut.kept.items():
+            for dim, index in cuts:
+                gone = torch.ones(named_tensors(masked)[name].shape[dim], dtype=torch.bool)
+                gone[index] = False
+                named_tensors(masked)[name].index_fill_(dim, torch.nonzero(gone)[:, 0], 0)
+    doubles = tuple(x.double() for x in inputs)
+    small = copy.deepcopy(model).double().eval()
+    torch.testing.assert_close(answers(small, doubles), answers(masked, doubles), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("build", EXACT, ids=lambda build: build.__name__)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_cut_equals_the_original_with_zeroed_weights(build: type[Net], seed: int) -> None:
@@ -55,15 +68,7 @@ def test_cut_equals_the_original_with_zeroed_weights(build: type[Net], seed: int
     cut = pruner.cut(shares(pruner, seed))
     assert cut.proof < 1e-10 and cut.removed and count_params(model) < whole
     assert pruner.cost().params == count_params(model)
-    with torch.no_grad():
-        for name, cuts in cut.kept.items():
-            for dim, index in cuts:
-                gone = torch.ones(named_tensors(masked)[name].shape[dim], dtype=torch.bool)
-                gone[index] = False
-                named_tensors(masked)[name].index_fill_(dim, torch.nonzero(gone)[:, 0], 0)
-    doubles = tuple(x.double() for x in inputs)
-    small = copy.deepcopy(model).double().eval()
-    torch.testing.assert_close(answers(small, doubles), answers(masked, doubles), rtol=1e-9, atol=1e-9)
+    assert_equals_zeroed(model, masked, cut, inputs)
     model.train()
     sum(leaf.square().sum() for leaf in tree_leaves(model(*inputs))).backward()
     assert all(parameter.grad is not None for parameter in model.parameters()) or not model.training

@@ -109,9 +109,9 @@ def check_program(content: bytes) -> dict[str, bytes]:
                 if name.endswith(".pt") and member.file_size:
                     raise ArtifactError("the .pt2 file holds a pickle (sample inputs)")
             parts = {name: archive.read(member) for name, member in members.items()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+    except ArtifactError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"the .pt2 file is no archive: {error}") from error
     if "models/model.json" not in parts:
         raise ArtifactError("the .pt2 file holds no program")

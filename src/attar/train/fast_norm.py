@@ -10,15 +10,14 @@ benchmarks/pruned_step.py.
 from __future__ import annotations
 
 import functools
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from attar.train.forwards import computes_as, forwards_set
 from attar.train.ranks import ALONE, Ranks
 
 _LANES = 32  # numbers of bfloat16 in the widest vector register of any CPU
@@ -222,27 +221,11 @@ def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
     return batch_norm(x, mean, variance, self.weight, self.bias, of_batch, momentum, self.eps)
 
 
-@contextmanager
-def fast_batch_norm(model: nn.Module) -> Iterator[int]:
+def fast_batch_norm(model: nn.Module) -> AbstractContextManager[int]:
     """Let the BatchNorm2d modules of `model` use `batch_norm` above where it is faster; yields how many can.
 
-    Only the modules' `forward` is set, for as long as the context lasts: their type, names, parameters, buffers and
-    hooks stay what they are, and torch.export and torch.compile see torch's own operation even inside. Modules that
-    bring a forward of their own (subclasses of BatchNorm2d that change it, or one set on the module) are left alone.
+    torch.export and torch.compile see torch's own operation even inside. Modules that bring a forward of their own
+    (subclasses of BatchNorm2d that change it, or one set on the module) are left alone.
     Which path a call takes depends on shape, layout, type and mode only, never on timing. Contexts nest.
     """
-    found = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.BatchNorm2d)
-        and type(module).forward is nn.BatchNorm2d.forward
-        and "forward" not in vars(module)
-    ]
-    for module in found:
-        # a bound method, so that a copy of the model made inside the context calls its own module
-        vars(module)["forward"] = types.MethodType(_forward, module)
-    try:
-        yield len(found)
-    finally:
-        for module in found:
-            vars(module).pop("forward", None)
+    return forwards_set([module for module in model.modules() if computes_as(module, nn.BatchNorm2d)], _forward)

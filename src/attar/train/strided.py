@@ -8,12 +8,12 @@ convolution without stride on every second pixel.
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
+
+from attar.train.forwards import computes_as, forwards_set
 
 _SAFE_CHANNELS = 16
 _SAFE_PIXELS = 32 * 32
@@ -27,23 +27,13 @@ def _forward(self: nn.Conv2d, x: Tensor) -> Tensor:
     return conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
 
 
-@contextmanager
-def safe_strided_convolutions(model: nn.Module) -> Iterator[int]:
-    """Let the strided 1x1 convolutions of few channels of `model` take the other way; yields how many there are.
-
-    As in `fast_batch_norm`, only the modules' `forward` is set, for as long as the context lasts.
-    """
-    found = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _narrow(module)]
-    for module in found:
-        vars(module)["forward"] = types.MethodType(_forward, module)
-    try:
-        yield len(found)
-    finally:
-        for module in found:
-            vars(module).pop("forward", None)
+def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[int]:
+    """Let the strided 1x1 convolutions of few channels of `model` take the other way; yields how many there are."""
+    return forwards_set([module for module in model.modules() if _narrow(module)], _forward)
 
 
-def _narrow(module: nn.Conv2d) -> bool:
-    plain = type(module).forward is nn.Conv2d.forward and "forward" not in vars(module)
+def _narrow(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or not computes_as(module, nn.Conv2d):
+        return False
     shape = module.kernel_size == (1, 1) and max(module.stride) > 1 and module.padding == (0, 0)
-    return plain and shape and module.groups == 1 and module.in_channels < _SAFE_CHANNELS
+    return shape and module.groups == 1 and module.in_channels < _SAFE_CHANNELS
