@@ -154,6 +154,12 @@ def plan(
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 50%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
     bytes: Annotated[str | None, typer.Option(help="Most bytes of the file of weights; likewise.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Most seconds of a batch here: 5ms, or a share.")] = None,
+    batch: Annotated[int, typer.Option(help="Images in the batch whose latency is measured.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads that latency is measured with.")] = 1,
+    weights: Annotated[
+        Path | None, typer.Option(help="Trained weights to rank by: safetensors, or a state dict. [default: random]")
+    ] = None,
     widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 16,32,64.")] = None,
     input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
     classes: Annotated[int, typer.Option(help="Classes.")] = 10,
@@ -168,7 +174,7 @@ def plan(
     with explained():
         from attar.recipe import Budget
 
-        budget = Budget(params=limit(params), macs=limit(macs), bytes=limit(bytes))
+        budget = Budget(limit(params), limit(macs), limit(bytes), latency, batch, threads)
         shape = numbers(input, "--input", 3)
         from attar.cli.plan import plan_text
 
@@ -181,7 +187,7 @@ def plan(
             "protect": protect or (),
             "round_to": round_to,
         }
-        print(plan_text(model, arguments, shape, budget, settings))
+        print(plan_text(model, arguments, weights, shape, budget, settings))
 
 
 @app.command()

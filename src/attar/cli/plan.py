@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attar.models import build
+from attar.pipeline.weights import load_weights
 from attar.prune import Cut, Pruner
 from attar.recipe import Budget
 from attar.report import table
 
 
 def plan_text(
-    model: str, arguments: dict[str, object], shape: list[int], budget: Budget, settings: dict[str, object]
+    model: str,
+    arguments: dict[str, object],
+    weights: Path | None,
+    shape: list[int],
+    budget: Budget,
+    settings: dict[str, object],
 ) -> str:
     """Build the network, plan and prove the cut on it, and say what went; the network is thrown away.
 
     Raises:
-        ValueError: an unknown name, or a budget that cannot be met (with the smallest that can).
+        ValueError: an unknown name, weights that do not fit, or a budget that cannot be met (with the smallest that can).
     """
     import torch
 
     torch.manual_seed(0)
-    pruner = Pruner(build(model, **arguments), torch.randn(2, *shape), **settings)  # type: ignore[arg-type]
+    network = build(model, **arguments)
+    if weights is not None:
+        load_weights(network, weights, "--weights")
+    pruner = Pruner(network, torch.randn(2, *shape), **settings)  # type: ignore[arg-type]
     least = pruner.minimum()
+    times = [pruner.latency(budget.batch, budget.threads).seconds] if "latency" in budget.limited else []
     cut = pruner.step(budget)
-    return "\n".join(
-        [f"{model} under {budget}", "", _widths(cut), "", _costs(cut, least.as_dict()), *_notes(cut, pruner)]
-    )
+    times += [pruner.latency(budget.batch, budget.threads).seconds for _ in times]
+    parts = [f"{model} under {budget}", "", _widths(cut), "", _costs(cut, least.as_dict(), times), *_notes(cut, pruner)]
+    if weights is None:
+        parts.append("the network's weights are random: --weights FILE ranks by trained ones")
+    return "\n".join(parts)
 
 
 def _widths(cut: Cut) -> str:
@@ -35,12 +49,15 @@ def _widths(cut: Cut) -> str:
     return table(["group", "units", "kept", "cut"], rows)
 
 
-def _costs(cut: Cut, least: dict[str, int]) -> str:
+def _costs(cut: Cut, least: dict[str, int], times: list[float]) -> str:
     before, after = cut.before.as_dict(), cut.after.as_dict()
     rows = [
         [kind, f"{before[kind]:,}", f"{after[kind]:,}", f"{after[kind] / before[kind]:.1%}", f"{least[kind]:,}"]
         for kind in before
     ]
+    if times:
+        first, last = times
+        rows.append(["latency", f"{1000 * first:.3f} ms", f"{1000 * last:.3f} ms", f"{last / first:.1%}", "-"])
     return table(["cost", "before", "after", "ratio", "smallest reachable"], rows)
 
 
