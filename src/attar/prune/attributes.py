@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_leaves
 
 from attar.prune.labels import Value
 from attar.prune.propagate import Walk
@@ -43,27 +42,55 @@ def class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def mended_attributes(
-    walks: list[Walk], left: torch.Tensor, original: Attributes, model: nn.Module, levels: Levels
-) -> Attributes:
+class Uses:
+    """Where the numbers of a network's modules may stand in the operations of their code: the same for every cut.
+
+    Args:
+        walks: of the network's graphs.
+        model: the network, cut or not.
+        original: plain attributes as captured; a number is matched against these, never against those of now.
+    """
+
+    def __init__(self, walks: list[Walk], model: nn.Module, original: Attributes) -> None:
+        self.walks, self.original = walks, original
+        modules = dict(model.named_modules(remove_duplicate=False))
+        self.classes = {path: class_name(module) for path, module in modules.items()}
+        held = {
+            path: sizes for path, module in modules.items() if (sizes := _sizes_held(module, original.get(path, {})))
+        }
+        self._operations = [
+            [
+                (node, path, any(number in held[path] for number in _whole_numbers(node)))
+                for node in walk.graph.module.graph.nodes
+                if node.op == "call_function"
+                for path in _paths(node)
+                if path in held
+            ]
+            for walk in walks
+        ]
+
+    def operations(self, number: int, daring: Mapping[str, int]) -> dict[torch.fx.Node, list[str]]:
+        """Operations of a walk that tell what became of a number, and the modules whose code they are.
+
+        Of daring modules these are all, since lengths that an operation sees count there.
+        """
+        found: dict[torch.fx.Node, list[str]] = {}
+        for node, path, told in self._operations[number]:
+            if told or daring.get(path, 0) > 1:
+                found.setdefault(node, []).append(path)
+        return found
+
+
+def mended_attributes(uses: Uses, left: torch.Tensor, levels: Levels) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
         left: bool, by label: what is left.
-        original: plain attributes as captured; a number is matched against these, never against those of now.
     """
-    daring = {
-        path: (*DARING, 0)[levels.get(class_name(module), 0)]
-        for path, module in model.named_modules(remove_duplicate=False)
-    }
+    daring = {path: (*DARING, 0)[levels.get(name, 0)] for path, name in uses.classes.items()}
     changes: dict[str, dict[int, set[int]]] = {}
-    holders = _holders(model, original)
-    for walk in walks if holders else []:
-        inside = {
-            node: around
-            for node in walk.graph.module.graph.nodes
-            if node.op == "call_function" and (around := holders.intersection(_paths(node)))
-        }
+    for number, walk in enumerate(uses.walks):
+        inside = uses.operations(number, daring)
         for node, anew in Rewriter(walk, left).alone(inside):
             pairs, seen = _numbers(node, anew), None
             for path in inside[node]:
@@ -76,7 +103,7 @@ def mended_attributes(
         level = daring.get(path, 0)
         numbers = {old: new - {old} if level else new for old, new in found.items()}
         certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
-        for name, value in original.get(path, {}).items():
+        for name, value in uses.original.get(path, {}).items():
             if not WHOLE.search(name):
                 mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
                 if mended != value:
@@ -129,17 +156,28 @@ def calls_noted() -> Iterator[list[nn.Module]]:
             hook.remove()
 
 
-def _holders(model: nn.Module, original: Attributes) -> set[str]:
-    """Modules with numbers that may have to be mended here; those of torch's own layers follow their weights."""
-    return {
-        path
-        for path, module in model.named_modules(remove_duplicate=False)
-        if (not class_name(module).startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention))
-        and any(
-            not WHOLE.search(name) and any(type(n) is int and n > 1 for n in tree_leaves(value))
-            for name, value in original.get(path, {}).items()
-        )
-    }
+def _sizes_held(module: nn.Module, original: Mapping[str, Any]) -> set[int]:
+    """Sizes that a module's own numbers may stand for; none for torch's own layers, whose numbers follow their weights."""
+    if class_name(module).startswith("torch.nn.") and not isinstance(module, nn.MultiheadAttention):
+        return set()
+    values = [value for name, value in original.items() if not WHOLE.search(name)]
+    return {number for number in leaves(values) if type(number) is int and number > 1}
+
+
+def _whole_numbers(node: torch.fx.Node) -> list[int]:
+    return [leaf for leaf in leaves((node.args, node.kwargs)) if type(leaf) is int]
+
+
+def leaves(item: Any) -> Iterator[Any]:
+    """What lists, tuples and mappings of an operation's arguments hold, in order."""
+    if isinstance(item, list | tuple):
+        for part in item:
+            yield from leaves(part)
+    elif isinstance(item, dict):
+        for part in item.values():
+            yield from leaves(part)
+    else:
+        yield item
 
 
 def _parts(changes: dict[int, int]) -> dict[int, int]:
@@ -156,10 +194,10 @@ def _parts(changes: dict[int, int]) -> dict[int, int]:
 def _numbers(old: torch.fx.Node, new: torch.fx.Node) -> list[tuple[int, int]]:
     """Pairs of a size before and after, for the sizes of one operation."""
     if old.target is not new.target:  # chunk(2) became a split by size
-        outs = [v for v in tree_leaves(list(new.args)) if type(v) is int]
-        ins = [v for v in tree_leaves(list(old.args)) if type(v) is int]
+        outs = [v for v in leaves(new.args) if type(v) is int]
+        ins = [v for v in leaves(old.args) if type(v) is int]
         return list(zip(ins, outs)) if len(ins) == len(outs) else []
-    pairs = zip(tree_leaves([list(old.args), dict(old.kwargs)]), tree_leaves([list(new.args), dict(new.kwargs)]))
+    pairs = zip(leaves((old.args, old.kwargs)), leaves((new.args, new.kwargs)))
     return [(a, b) for a, b in pairs if type(a) is int and type(b) is int and a > 1]
 
 

@@ -76,7 +76,16 @@ def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """All parameters and buffers by their first qualified name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    parameters: dict[str, torch.Tensor] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():  # one walk, where named_parameters and named_buffers are two
+        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in own.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[f"{path}.{name}" if path else name] = tensor
+    return {**parameters, **buffers}
 
 
 @contextmanager

@@ -138,6 +138,7 @@ def _assemble(
         reasons.append(solution.reason.get(int(order[0]), ""))
         notes.append(tuple(dict.fromkeys(solution.mixed[u] for u in order.tolist() if u in solution.mixed)))
     places = {}
+    owners: dict[tuple[int, bytes], torch.Tensor] = {}  # members with their units in the same places share one tensor
     members: list[list[Member]] = [[] for _ in names]
     for (tensor, dim), (first, number) in starts.items():
         group, unit = label_group[first : first + number], label_unit[first : first + number]
@@ -146,7 +147,8 @@ def _assemble(
         places[tensor, dim] = (group, unit)
         for home in np.unique(group[group >= 0]).tolist():
             produces, kind = _role(labels.roles.get((tensor, dim), set()))
-            owned = torch.from_numpy(np.where(group == home, unit, -1))
+            own = np.where(group == home, unit, -1)
+            owned = owners.setdefault((home, own.tobytes()), torch.from_numpy(own))
             members[home].append(Member(tensor, dim, owned, produces, kind))
     groups = tuple(
         Group(

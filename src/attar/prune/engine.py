@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.attributes import joined, mended_attributes, part_paths
+from attar.prune.attributes import Uses, joined, mended_attributes, part_paths
 from attar.prune.capture import Example, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
@@ -111,14 +111,21 @@ class Pruner:
         self.costs = CostModel(self.original)
         self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
         self._attributes = plain_attributes(model)
+        self._dtypes = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
+        self.way = Way()
         self._original_cost = self.cost()
         self._original_latency: dict[tuple[int, int], float] = {}
-        self.way = Way()
         self.why_graph = ""
         """Why the network's own code could not follow a cut as it was."""
         self._captured_parts: dict[str, list[Walk]] = {}
+        self._after: Cost | None = None
+        """What the network cost after the last cut."""
         self._last: tuple[Way, torch.Tensor, Attributes] | None = None
         """The numbers mended last: a cut asks for them when it is tried, and when it is done."""
+        self._uses: Uses | None = None
+        """Where modules' numbers may stand, for the walks of now."""
+        self._known_factors: list[tuple[Way, torch.Tensor, Factors]] = []
+        """Those of the last two masks: a cut needs what holds before it and after it."""
 
     @property
     def mode(self) -> str:
@@ -142,7 +149,7 @@ class Pruner:
 
     def cost(self) -> Cost:
         """What the network costs now."""
-        return Cost(**{**self.costs.cost(), "bytes": saved_bytes(self.model)})
+        return self._cost(named_tensors(self.model))
 
     def widths(self) -> dict[str, int]:
         """Units of each group now, for groups that may be cut."""
@@ -256,17 +263,19 @@ class Pruner:
 
     def cut(self, kept: Kept) -> Cut:
         """Remove all other units than these (of the network as it is now), proved and in place."""
-        before, groups = self.cost(), self.groups
+        before, groups = self._after or self.cost(), self.groups
         indices = kept_indices(self.structure, kept)
         structure = shrunk(self.structure, kept, indices)
         masks = merged_masks(self.masks, kept)
         error, way = self._prove(indices, masks) if self.prove and indices else (0.0, self.way)
-        scaled = self._apply(self.model, indices, masks, way)
+        tensors = named_tensors(self.model)
+        scaled = self._apply(self.model, indices, masks, way, tensors)
         self.way = way
         self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
-        return Cut(removed, widths, indices, scaled, error, before, self.cost(), self._notes(removed))
+        self._after = self._cost(tensors)
+        return Cut(removed, widths, indices, scaled, error, before, self._after, self._notes(removed))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Which units of the network as captured are left, group -> bool (size,); and who runs it, if not its own code."""
@@ -300,6 +309,14 @@ class Pruner:
         self.way, self.structure, self.masks = way, shrunk(self.original, kept, indices), masks
         self.costs = self.costs.cut(kept, self.structure)
 
+    def _cost(self, tensors: Mapping[str, torch.Tensor]) -> Cost:
+        """Of the network with these tensors."""
+        counted = self.costs.cost()
+        # The file holds more than was captured, or numbers of another type.
+        if self.mode == "graph" or self.parts or any(t.dtype != self._dtypes.get(n) for n, t in tensors.items()):
+            counted["bytes"] = saved_bytes(self.model)
+        return Cost(**counted)
+
     def _settings(self) -> dict[str, Any]:
         whole = {i: group.size for i, group in enumerate(self.original.groups)}
         return {"original": whole, "floors": self.floors, "round_to": self.round_to, "model": self.costs}
@@ -310,16 +327,24 @@ class Pruner:
         ]
         return (*mixing, *self.reports)
 
-    def _apply(self, model: nn.Module, indices: Indices, masks: Kept, way: Way) -> Factors:
-        """Cut a module of the present shapes; returns what rows of tensors were multiplied by.
+    def _apply(
+        self,
+        model: nn.Module,
+        indices: Indices,
+        masks: Kept,
+        way: Way,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+    ) -> Factors:
+        """Cut a module of the present shapes, whose named `tensors` may be given; returns what rows were multiplied by.
 
         Everything that can fail comes before the first change.
         """
         parts = self._parts(way)
-        shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model).items()}
+        tensors = named_tensors(model) if tensors is None else tensors
+        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
         for name, cuts in indices.items():
             for dim, index in cuts:
-                shapes[name][dim] = len(index)
+                shapes[name][dim] = index.numel()
         by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
         left = self.coupled.label_kept(masks)
         mended = self._mended(left, way)
@@ -327,9 +352,8 @@ class Pruner:
         change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
         ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left)
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
-        cut_tensors(model, indices)
+        cut_tensors(tensors, indices)
         set_attributes(model, attributes)
-        tensors = named_tensors(model) if scaled else {}
         for name, factor in scaled.items():
             multiply_rows(tensors[name].data, factor)
         return scaled
@@ -339,8 +363,9 @@ class Pruner:
         if way.mode == "graph":
             return {}
         if self._last is None or self._last[0] != way or not torch.equal(self._last[1], left):
-            mended = mended_attributes(self.coupled.walks, left, self._attributes, self.model, way.levels)
-            self._last = (way, left, mended)
+            if self._uses is None or self._uses.walks is not self.coupled.walks:
+                self._uses = Uses(self.coupled.walks, self.model, self._attributes)
+            self._last = (way, left, mended_attributes(self._uses, left, way.levels))
         return self._last[2]
 
     def _parts(self, way: Way) -> dict[str, list[Walk]]:
@@ -364,15 +389,21 @@ class Pruner:
         found = couple_model(whole, captured.keywords or captured.arguments, self.protect, self.policy, quick=False)
         if not same_units(found.structure, self.original):
             raise RuntimeError("torch.export finds other units than a trace of the network does")
-        self.coupled = found
+        self.coupled, self._last, self._known_factors = found, None, []
 
     def _factors(self, masks: Kept, way: Way) -> Factors:
         """What the weights of a network cut to `masks` carry, by rows as captured; a graph says its scales itself."""
         if way.mode == "graph":
             return {}
-        coupled, parts = self.coupled, frozenset(self._parts(way))
-        left = coupled.label_kept(masks)
-        return width_factors(coupled.walks[0], left, self._attributes, coupled.captured.aliases, parts)
+        parts = frozenset(self._parts(way))  # they may bring other labels
+        left = self.coupled.label_kept(masks)
+        for known_way, known_left, known in self._known_factors:
+            if known_way == way and torch.equal(known_left, left):
+                return known
+        walk, aliases = self.coupled.walks[0], self.coupled.captured.aliases
+        found = width_factors(walk, left, self._attributes, aliases, parts)
+        self._known_factors = [(way, left, found), *self._known_factors[:1]]
+        return found
 
     def _now(self, name: str, factor: torch.Tensor, masks: Kept) -> torch.Tensor:
         """Of a figure for each row as captured, those of the rows that are left."""

@@ -246,12 +246,16 @@ def _mean_over_weights(
     `what` names the figure, under which sums along a dimension are remembered for the other groups that live there.
     """
     members = weights(parameters, group)
-    total = torch.zeros(group.size, dtype=torch.float64)
+    together: dict[int, tuple[Member, torch.Tensor]] = {}  # of members with their units in the same places
     for member in members:
         key = (what, member.tensor, member.dim)
         if key not in context.sums:
             _sum_sides(of(member.tensor).detach(), what, member, context)
-        total += per_unit(context.sums[key], member, group.size)
+        first, known = together.get(id(member.unit), (member, None))
+        together[id(member.unit)] = first, context.sums[key] if known is None else known + context.sums[key]
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for member, sums in together.values():
+        total += per_unit(sums, member, group.size)
     return total / max(len(members), 1)
 
 

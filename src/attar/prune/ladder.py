@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -36,7 +39,8 @@ class Ladder:
 
     def lowest_rung(self, keep: int) -> int:
         """The largest rung of at most `keep` units, or the last one."""
-        return next((rung for rung in self.rungs if rung <= keep), self.rungs[-1])
+        place = bisect_left(self.rungs, -keep, key=operator.neg)
+        return self.rungs[min(place, len(self.rungs) - 1)]
 
 
 def ladders(
@@ -74,17 +78,21 @@ def _ladder(
         raise ValueError(f"scores of {group.name}: shape {values.shape}, but the group has {group.size} units")
     if not np.isfinite(values[alive]).all():
         raise ValueError(f"scores of {group.name} are not finite")
-    row = np.zeros(group.size, dtype=np.int64) if group.row is None else group.row.numpy()
     units = np.nonzero(alive)[0]
-    rows, sizes = np.unique(row[units], return_counts=True)
-    if (sizes != sizes[0]).any():
-        raise ValueError(f"{group.name}: its rows keep different numbers of units ({sorted(set(sizes.tolist()))})")
     # Of units with equal scores the later one goes first.
-    order = units[np.lexsort((-units, values[units], row[units]))].reshape(len(rows), sizes[0])
-    count = int(sizes[0])
-    lowest = min(count, -(-floor // len(rows)))
-    rungs = [count] + [keep for keep in range(count - 1, lowest - 1, -1) if keep * len(rows) % round_to == 0]
-    return Ladder(index, order, np.maximum.accumulate(values[order].mean(axis=0)), tuple(rungs), original // len(rows))
+    if group.row is None:
+        rows, order = 1, units[np.lexsort((-units, values[units]))][None]
+    else:
+        row = group.row.numpy()[units]
+        sizes = np.unique(row, return_counts=True)[1]
+        if (sizes != sizes[0]).any():
+            raise ValueError(f"{group.name}: its rows keep different numbers of units ({sorted(set(sizes.tolist()))})")
+        rows, order = len(sizes), units[np.lexsort((-units, values[units], row))].reshape(len(sizes), sizes[0])
+    count = order.shape[1]
+    lowest = min(count, -(-floor // rows))
+    step = round_to // math.gcd(rows, round_to)
+    rungs = (count, *range((count - 1) // step * step, lowest - 1, -step))
+    return Ladder(index, order, np.maximum.accumulate(values[order].mean(axis=0)), rungs, original // rows)
 
 
 def floor_counts(
@@ -98,7 +106,9 @@ def floor_counts(
     """
     sizes = [(original or {}).get(index, group.size) for index, group in enumerate(structure.groups)]
     least = [1] * len(sizes)
-    for pattern, floor in floors.items() if isinstance(floors, Mapping) else [("*", 1 if floors is None else floors)]:
+    if floors is None:
+        return least
+    for pattern, floor in floors.items() if isinstance(floors, Mapping) else [("*", floors)]:
         matching = [index for index, group in enumerate(structure.groups) if matches(group, pattern)]
         if not matching and pattern != "*":
             names = [group.name for group in structure.groups]

@@ -64,7 +64,8 @@ def shipped(model: nn.Module) -> dict[str, Any]:
 
 
 def _runs(module: nn.Module) -> list[_Run]:
-    return getattr(getattr(vars(module).get("forward"), "__func__", None), "runs", [])
+    forward = vars(module).get("forward")
+    return [] if forward is None else getattr(getattr(forward, "__func__", None), "runs", [])
 
 
 def _written(module: nn.Module) -> dict[str, Any]:

@@ -21,14 +21,19 @@ def kept_indices(structure: Structure, kept: Kept) -> Indices:
         goes = np.append(~mask.numpy(), False)  # the last for indices of no unit, -1
         if not goes.any():
             continue
+        lost_of: dict[int, np.ndarray | None] = {}  # many members have their units in the same places
         for member in structure.groups[number].members:
-            lost = goes[member.unit.numpy()]
-            if lost.any():
+            if id(member.unit) not in lost_of:
+                found = goes[member.unit.numpy()]
+                lost_of[id(member.unit)] = found if found.any() else None
+            lost = lost_of[id(member.unit)]
+            if lost is not None:
                 key = (member.tensor, member.dim)
                 gone[key] = gone[key] | lost if key in gone else lost
+    stay = {id(lost): torch.from_numpy(np.nonzero(~lost)[0]) for lost in gone.values()}
     indices: Indices = {}
     for (tensor, dim), lost in sorted(gone.items()):
-        indices.setdefault(tensor, []).append((dim, torch.from_numpy(np.nonzero(~lost)[0])))
+        indices.setdefault(tensor, []).append((dim, stay[id(lost)]))
     return indices
 
 
@@ -42,7 +47,7 @@ def merged_masks(masks: Kept, kept: Kept) -> Kept:
 
 def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
     """The structure after a cut, units numbered anew. `indices` are those of `kept_indices`."""
-    stay = {(tensor, dim): index.numpy() for tensor, cuts in indices.items() for dim, index in cuts}
+    stay = {(tensor, dim): index for tensor, cuts in indices.items() for dim, index in cuts}
     groups = []
     for number, group in enumerate(structure.groups):
         numbers = np.append(np.arange(group.size), -1)
@@ -51,7 +56,8 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
             numbers = np.append(np.where(mask, mask.cumsum() - 1, -1), -1)
             row = None if group.row is None else group.row[kept[number]]
             group = dataclasses.replace(group, size=int(mask.sum()), row=row)
-        members = tuple(_shrunk_member(member, stay, numbers) for member in group.members)
+        units: dict[tuple[int, int], torch.Tensor] = {}
+        members = tuple(_shrunk_member(member, stay, numbers, units) for member in group.members)
         groups.append(dataclasses.replace(group, members=members))
     axes: dict[int, Axis] = {}
     old, now = (
@@ -87,13 +93,25 @@ class _ShrunkTerms(Sequence[Term]):
         return self._made[place]
 
 
-def _shrunk_member(member: Member, stay: Mapping[tuple[str, int], np.ndarray], numbers: np.ndarray) -> Member:
-    """The member without the indices that went; `numbers`: the new number of each unit, and -1 for -1."""
+def _shrunk_member(
+    member: Member,
+    stay: Mapping[tuple[str, int], torch.Tensor],
+    numbers: np.ndarray,
+    units: dict[tuple[int, int], torch.Tensor],
+) -> Member:
+    """The member without the indices that went.
+
+    Args:
+        numbers: the new number of each unit, and -1 for -1.
+        units: new units by the identity of the old ones and of what stays; members that shared theirs go on to.
+    """
     index = stay.get((member.tensor, member.dim))
     if index is None:
         return member
-    unit = torch.from_numpy(numbers[member.unit.numpy()[index]])
-    return Member(member.tensor, member.dim, unit, member.produces, member.kind)
+    key = (id(member.unit), id(index))
+    if key not in units:
+        units[key] = torch.from_numpy(numbers[member.unit.numpy()[index.numpy()]])
+    return Member(member.tensor, member.dim, units[key], member.produces, member.kind)
 
 
 def _shrunk_axis(axis: Axis, kept: Kept, done: dict[int, Axis]) -> Axis:

@@ -30,6 +30,19 @@ WEIGHTS = (
 """Where a layer's weight, or what has its shape under a parametrization, is found."""
 
 
+LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.Embedding,
+    nn.PReLU,
+)
+"""torch's own layers that keep numbers about their tensors."""
+
+
 def slice_tensor(tensor: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]]) -> torch.Tensor:
     """The tensor with only these indices along these dimensions."""
     for dim, index in cuts:
@@ -37,9 +50,8 @@ def slice_tensor(tensor: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]])
     return tensor
 
 
-def cut_tensors(model: nn.Module, indices: Indices) -> None:
+def cut_tensors(tensors: Mapping[str, torch.Tensor], indices: Indices) -> None:
     """Slice parameters and buffers; each stays the same object, so optimisers made earlier still hold it. Gradients go."""
-    tensors = named_tensors(model)
     with torch.no_grad():
         new = {name: slice_tensor(tensors[name].data, cuts).contiguous() for name, cuts in indices.items()}
     for name, data in new.items():
@@ -68,12 +80,13 @@ def plain_attributes(model: nn.Module) -> Attributes:
 
 def set_attributes(model: nn.Module, attributes: Attributes) -> None:
     """Write attributes back; a list stays a list, a tuple a tuple."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     for path, values in attributes.items():
-        module = model.get_submodule(path)
+        module = modules[path]
         for name, value in values.items():
             before = vars(module)[name]
             if before != value:
-                setattr(module, name, type(before)(value) if isinstance(before, tuple | list) else value)
+                module.__dict__[name] = type(before)(value) if isinstance(before, tuple | list) else value
 
 
 def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], original: Attributes) -> Attributes:
@@ -85,8 +98,12 @@ def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], or
     """
     result: Attributes = {}
     for path, module in model.named_modules():
+        if not isinstance(module, LAYERS):
+            continue
         prefix = f"{path}." if path else ""
-        weight = next((shapes[prefix + name] for name in WEIGHTS if prefix + name in shapes), None)
+        weight = shapes.get(prefix + "weight")
+        if weight is None:  # a parametrization holds it
+            weight = next((shapes[prefix + name] for name in WEIGHTS if prefix + name in shapes), None)
         if weight is None and not isinstance(module, nn.modules.batchnorm._NormBase):
             continue
         was = original.get(path, {})
@@ -111,9 +128,8 @@ def _layer(
     if isinstance(module, nn.Linear):
         return {"in_features": weight[1], "out_features": weight[0]}
     if isinstance(module, nn.modules.batchnorm._NormBase):
-        names = [f"{path}.{name}" if path else name for name in ("weight", "running_mean")]
-        length = next((shapes[name][0] for name in names if name in shapes), None)
-        return {} if length is None else {"num_features": length}
+        tensor = weight or shapes.get(f"{path}.running_mean" if path else "running_mean")
+        return {"num_features": tensor[0]} if tensor else {}
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {"normalized_shape": tuple(weight)}
     if isinstance(module, nn.GroupNorm):
