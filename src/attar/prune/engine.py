@@ -422,7 +422,7 @@ class Pruner:
                 raise Again
             tried.append(does)
             with double_precision():
-                small = copy.deepcopy(proof.twin)
+                small = proof.candidate()
                 self._apply(small, indices, masks, way)
                 error = proof.error(small)
             if not error <= TOLERANCE:

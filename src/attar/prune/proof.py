@@ -55,17 +55,21 @@ def random_call(arguments: Any, keywords: Any, device: torch.device, seed: int =
 class _Wide(TorchDispatchMode):
     """Casts to smaller floating types become casts to float64."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles in here; torch would load its compiler, a second or more, to keep it out
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **{key: widened(item) for key, item in (kwargs or {}).items()})
 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """New floating tensors are float64 inside, and code that casts down does not."""
+    """New floating tensors are float64 inside."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), _Wide(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -81,28 +85,31 @@ class Proof:
     """
 
     def __init__(self, model: nn.Module, coupled: Coupled, before: Kept, after: Kept, carried: Factors) -> None:
-        self.twin = proving_copy(model)
-        """The float64 network that candidates are cut from."""
-        self._after, self._coupled = after, coupled
-        device = next(iter(named_tensors(self.twin).values())).device
+        self._model, self._coupled = model, coupled
+        twin = proving_copy(model)
+        device = next(iter(named_tensors(twin).values())).device
         captured = coupled.captured
         self._call = random_call(captured.arguments, captured.keywords, device)
-        self._full = full_tensors(self.twin, coupled, before)
+        full = full_tensors(twin, coupled, before)
         for name, factor in carried.items():
-            multiply_rows(self._full[name], 1 / factor)
-        self._expected = self._masked(0)
+            full[name] = full[name].clone()  # the twin itself keeps its rows
+            multiply_rows(full[name], 1 / factor)
+        left = coupled.label_kept(after)
+        self._expected = Masked(coupled.walks[0], left, full).answer(tree_leaves(self._call))
+        self._twin: nn.Module | None = twin
+
+    def candidate(self) -> nn.Module:
+        """A float64 network to be cut and held against the answer, each time the same one."""
+        twin, self._twin = self._twin, None  # the first is there; most cuts need no other
+        return proving_copy(self._model) if twin is None else twin
 
     def error(self, small: nn.Module) -> float:
-        """Relative error of a cut copy of `twin`; infinite where the modes' outputs differ in shape."""
+        """Relative error of a cut candidate; infinite where the modes' outputs differ in shape."""
         error = relative_error(self._expected, output(small, self._call))
         if error <= TOLERANCE and self._coupled.captured.training is not None:
-            with in_mode(small, True):
+            with in_mode(small, True), _Wide():
                 small(*self._call[0], **self._call[1])
         return error
-
-    def _masked(self, graph: int) -> list[torch.Tensor]:
-        left = self._coupled.label_kept(self._after)
-        return Masked(self._coupled.walks[graph], left, self._full).answer(tree_leaves(self._call))
 
 
 def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, torch.Tensor]:
@@ -125,7 +132,7 @@ def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, t
 @torch.no_grad()
 def output(model: nn.Module, call: tuple[Any, Any]) -> list[torch.Tensor]:
     """All tensors that the network answers with, in eval mode."""
-    with in_mode(model, False):
+    with in_mode(model, False), _Wide():
         found = model(*call[0], **call[1])
     if not isinstance(found, torch.Tensor | tuple | list | dict) and hasattr(found, "to_tuple"):
         found = found.to_tuple()

@@ -87,6 +87,10 @@ class Trace:
 class _Recorder(ProxyTorchDispatchMode):
     """Writes down operations above autograd, where they are whole; sits in the slot that torch keeps for such tracers."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing compiles in here; torch would load its compiler, a second or more, to keep it out
+
     def __init__(self, names: dict[int, str], leaves: list[Any], stack: list[tuple[str, str]]) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
