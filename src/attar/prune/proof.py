@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from attar.prune.capture import in_mode, named_tensors
+from attar.prune.capture import copied, in_mode, named_tensors
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
 from attar.prune.scales import Factors, multiply_rows
@@ -28,7 +27,7 @@ class ProofError(RuntimeError):
 
 def proving_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     """A float64 copy in which no tensor is constant: a zero or one everywhere would hide an error behind it."""
-    twin = copy.deepcopy(model).double()
+    twin = copied(model).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in named_tensors(twin).values():
@@ -89,6 +88,7 @@ class Proof:
         self._call = random_call(captured.arguments, captured.keywords, device)
         self._full = full_tensors(self.twin, coupled, before)
         for name, factor in carried.items():
+            self._full[name] = self._full[name].clone()  # it may be the twin's own
             multiply_rows(self._full[name], 1 / factor)
         self._expected = self._masked(0)
 
@@ -101,8 +101,22 @@ class Proof:
         return error
 
     def _masked(self, graph: int) -> list[torch.Tensor]:
-        left = self._coupled.label_kept(self._after)
-        return Masked(self._coupled.walks[graph], left, self._full).answer(tree_leaves(self._call))
+        walk, left = self._coupled.walks[graph], self._coupled.label_kept(self._after)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            answer = Masked(walk, left, self._full).answer(tree_leaves((args, kwargs)))
+            return tree_unflatten(answer, walk.graph.specs[1])
+
+        return output(_hooked(self.twin, forward), self._call)
+
+
+def _hooked(model: nn.Module, forward: Callable[..., Any]) -> nn.Module:
+    """A module that computes by `forward`, with the hooks that `model` has on its answer."""
+    other = nn.Module()
+    other.forward = forward
+    other._forward_hooks = model._forward_hooks
+    other._forward_hooks_with_kwargs = model._forward_hooks_with_kwargs
+    return other
 
 
 def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, torch.Tensor]:
