@@ -38,7 +38,8 @@ class Graph:
     specs: tuple[Any, Any] = field(repr=False, default=(None, None))
     """How arguments and outputs are flattened (pytree specs)."""
     exported: bool = True
-    """Whether `torch.export` made it; a quick trace says as much of labels, but only an exported graph is ever shipped."""
+    """Whether `torch.export` made it; a quick trace says as much of labels, and is shipped only where the export has the
+    example's batch written into it."""
     numbers: list[Any] = field(repr=False, default_factory=list)
     """Arguments that are written into it, `tensor` in the place of others; in the order of the flattened call."""
 
@@ -74,6 +75,12 @@ def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does."""
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf})
+
+
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """All parameters and buffers by their first qualified name."""
     parameters: dict[str, torch.Tensor] = {}
@@ -100,6 +107,17 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def answer_untouched(model: nn.Module) -> Iterator[None]:
+    """Without the hooks on a module's answer: where its forward is a graph they are run all the same, once."""
+    hooks = model._forward_hooks.copy()
+    model._forward_hooks.clear()
+    try:
+        yield
+    finally:
+        model._forward_hooks.update(hooks)
+
+
 def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
     """Both graphs of the network. Parameters, buffers, modes and random state are as before.
 
@@ -110,6 +128,11 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
         CaptureError: `torch.export` cannot follow the network's code in eval mode.
     """
     arguments, keywords = widen(split_example(example))
+    with answer_untouched(model):
+        return _captured(model, arguments, keywords, quick)
+
+
+def _captured(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], quick: bool) -> Captured:
     if quick:
         try:
             graphs = [_trace(model, arguments, keywords, training) for training in (False, True)]
@@ -149,7 +172,8 @@ def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
             frees = trace.compared(first, trace.run(model, more, names), batch)
     builder = trace.Builder(first, frees, longer[1] if longer else 1)
     module = builder.build(named_tensors(model))
-    return Graph(module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, exported=False)
+    told = numbers(tree_leaves((arguments, keywords)))
+    return Graph(module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, False, told)
 
 
 def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
@@ -163,6 +187,8 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
                 program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
             return program_graph(program)
         except Exception as error:
+            if "register a pytree" in str(error) and not model.training and _answer_known(model, arguments, keywords):
+                return _export(model, arguments, keywords)
             problems.append(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
             )
@@ -173,6 +199,28 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
         f"{type(model).__name__} cannot be captured in {mode} mode ({problems[0]}); "
         "torch.export must be able to follow its code with the example inputs"
     )
+
+
+def _answer_known(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
+    """Tell torch of the dataclasses that the network answers with; whether there were any new ones."""
+    with torch.no_grad():
+        return trace.known_dataclasses(model(*arguments, **keywords))
+
+
+def batch_is_free(graph: Graph) -> bool:
+    """Whether the graph takes batches of any size."""
+    for node in graph.module.graph.nodes:
+        fake = node.meta.get("val")
+        if node.name in graph.inputs and isinstance(fake, torch.Tensor):
+            free = node.meta.get("free") or [any(map(is_free, fake.shape))]
+            if free[0]:
+                return True
+    return False
+
+
+def is_free(size: Any) -> bool:
+    """Whether a size of an exported graph may be another than the example's; code may have fixed one that was to be free."""
+    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
 
 
 def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

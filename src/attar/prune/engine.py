@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
 from attar.prune.attributes import Uses, joined, mended_attributes, part_paths
-from attar.prune.capture import Example, named_tensors
+from attar.prune.capture import Example, batch_is_free, copied, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
@@ -117,6 +116,8 @@ class Pruner:
         self._original_latency: dict[tuple[int, int], float] = {}
         self.why_graph = ""
         """Why the network's own code could not follow a cut as it was."""
+        self._only_traced = False
+        """Whether the quick trace stays though a graph is needed."""
         self._captured_parts: dict[str, list[Walk]] = {}
         self._after: Cost | None = None
         """What the network cost after the last cut."""
@@ -167,7 +168,7 @@ class Pruner:
         indices, masks = kept_indices(self.structure, kept), merged_masks(self.masks, kept)
 
         def measured(way: Way) -> Latency:
-            small = copy.deepcopy(self.model)
+            small = copied(self.model)
             self._apply(small, indices, masks, way)
             return measure_latency(small, example, batch, threads)
 
@@ -383,13 +384,16 @@ class Pruner:
     def _export(self) -> None:
         """Have graphs of `torch.export` before one is shipped: a quick trace was seen with two sizes of the batch alone."""
         captured = self.coupled.captured
-        if captured.evaluation.exported:
+        if captured.evaluation.exported or self._only_traced:
             return
         whole = as_captured(self.model, self._attributes, self.coupled.walks[0])
         found = couple_model(whole, captured.keywords or captured.arguments, self.protect, self.policy, quick=False)
         if not same_units(found.structure, self.original):
             raise RuntimeError("torch.export finds other units than a trace of the network does")
-        self.coupled, self._last, self._known_factors = found, None, []
+        if batch_is_free(captured.evaluation) and not batch_is_free(found.captured.evaluation):
+            self._only_traced = True  # code that asks for `len(x)` has the batch written into what is exported
+        else:
+            self.coupled, self._last, self._known_factors = found, None, []
 
     def _factors(self, masks: Kept, way: Way) -> Factors:
         """What the weights of a network cut to `masks` carry, by rows as captured; a graph says its scales itself."""

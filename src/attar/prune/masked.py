@@ -34,8 +34,8 @@ class Masked(torch.fx.Interpreter):
         super().__init__(walk.graph.module, garbage_collect_values=True)
         self.walk, self.left, self.tensors = walk, left, tensors
 
-    def answer(self, leaves: list[Any]) -> list[torch.Tensor]:
-        """The outputs for the flattened example inputs."""
+    def answer(self, leaves: list[Any]) -> list[Any]:
+        """The flattened outputs for the flattened example inputs."""
         inputs = iter(leaves)
         arguments = []
         for node in self.walk.graph.module.graph.nodes:
@@ -50,7 +50,7 @@ class Masked(torch.fx.Interpreter):
                 arguments.append(next(inputs))
             else:
                 arguments.append(None)  # type: ignore[arg-type]  # an argument that the graph does not use
-        return [out for out in self.run(*arguments) if isinstance(out, torch.Tensor)]
+        return list(self.run(*arguments))
 
     def run_node(self, node: torch.fx.Node) -> Any:
         call = self.walk.calls.get(node)

@@ -7,7 +7,6 @@ whole graph has of it, one by one, so that labels and sizes are those of the who
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Iterable
@@ -17,7 +16,17 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from attar.prune.capture import Captured, Graph, in_mode, named_tensors, numbers, program_graph
+from attar.prune.capture import (
+    Captured,
+    Graph,
+    answer_untouched,
+    copied,
+    in_mode,
+    is_free,
+    named_tensors,
+    numbers,
+    program_graph,
+)
 from attar.prune.propagate import Walk, hints, modules_around, operation_name
 from attar.prune.shipped import unship
 from attar.prune.surgery import Attributes, set_attributes
@@ -57,7 +66,7 @@ def capture_parts(
 
 def as_captured(model: nn.Module, attributes: Attributes, walk: Walk) -> nn.Module:
     """A copy that runs its own code in the shapes of the network as captured; what was cut away is zero."""
-    original = copy.deepcopy(model)
+    original = copied(model)
     unship(original)
     set_attributes(original, attributes)
     for name, tensor in named_tensors(original).items():
@@ -136,14 +145,20 @@ def _exported(part: nn.Module, call: Call, other: Call, training: bool) -> Graph
     arguments, keywords = tree_unflatten(shapes, spec)
     try:
         dynamic = inspect.signature(part.forward).bind(*arguments, **keywords).arguments
-        with in_mode(part, training), warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with (
+            in_mode(part, training),
+            answer_untouched(part),
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+        ):
             warnings.simplefilter("ignore")
             graph = program_graph(torch.export.export(part, *call, dynamic_shapes=dynamic, strict=False))
     except Exception:
         return None
     fakes = [node.meta.get("val") for node in graph.module.graph.nodes if node.name in graph.inputs]
     for fake, dims in zip(fakes, free):
-        if isinstance(fake, torch.Tensor) and any(not isinstance(fake.shape[dim], torch.SymInt) for dim in dims):
+        if isinstance(fake, torch.Tensor) and not all(is_free(fake.shape[dim]) for dim in dims):
             return None
     return graph
 

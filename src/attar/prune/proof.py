@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from attar.prune.capture import in_mode, named_tensors
+from attar.prune.capture import copied, in_mode, named_tensors
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
 from attar.prune.scales import Factors, multiply_rows
@@ -28,7 +27,7 @@ class ProofError(RuntimeError):
 
 def proving_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     """A float64 copy in which no tensor is constant: a zero or one everywhere would hide an error behind it."""
-    twin = copy.deepcopy(model).double()
+    twin = copied(model).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in named_tensors(twin).values():
@@ -90,12 +89,8 @@ class Proof:
         device = next(iter(named_tensors(twin).values())).device
         captured = coupled.captured
         self._call = random_call(captured.arguments, captured.keywords, device)
-        full = full_tensors(twin, coupled, before)
-        for name, factor in carried.items():
-            full[name] = full[name].clone()  # the twin itself keeps its rows
-            multiply_rows(full[name], 1 / factor)
-        left = coupled.label_kept(after)
-        self._expected = Masked(coupled.walks[0], left, full).answer(tree_leaves(self._call))
+        full = full_tensors(twin, coupled, before, carried)
+        self._expected = self._masked(twin, full, coupled.label_kept(after))
         self._twin: nn.Module | None = twin
 
     def candidate(self) -> nn.Module:
@@ -111,9 +106,27 @@ class Proof:
                 small(*self._call[0], **self._call[1])
         return error
 
+    def _masked(self, twin: nn.Module, full: dict[str, torch.Tensor], left: torch.Tensor) -> list[torch.Tensor]:
+        walk = self._coupled.walks[0]
 
-def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, torch.Tensor]:
-    """Parameters and buffers in the shapes of the network as captured, zeros where earlier cuts took something."""
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            answer = Masked(walk, left, full).answer(tree_leaves((args, kwargs)))
+            return tree_unflatten(answer, walk.graph.specs[1])
+
+        return output(_hooked(twin, forward), self._call)
+
+
+def _hooked(model: nn.Module, forward: Callable[..., Any]) -> nn.Module:
+    """A module that computes by `forward`, with the hooks that `model` has on its answer."""
+    other = nn.Module()
+    other.forward = forward
+    other._forward_hooks = model._forward_hooks
+    other._forward_hooks_with_kwargs = model._forward_hooks_with_kwargs
+    return other
+
+
+def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept, carried: Factors) -> dict[str, torch.Tensor]:
+    """Parameters and buffers as captured, by every name: without the factors that rows carry, zeros where something went."""
     tensors = named_tensors(model)
     lost: dict[str, list[tuple[int, torch.Tensor]]] = {}
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -126,6 +139,9 @@ def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept) -> dict[str, t
             lost.setdefault(name, []).append((dim, torch.nonzero(left)[:, 0]))
             shapes[name][dim] = len(left)
     first = {name: spread(t.detach(), tuple(shapes[name]), lost.get(name, [])) for name, t in tensors.items()}
+    for name, factor in carried.items():
+        first[name] = first[name].clone()  # it may be the model's own
+        multiply_rows(first[name], 1 / factor)
     return {alias: first[name] for alias, name in coupled.captured.aliases.items()}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from attar.prune import making, rules
-from attar.prune.capture import Graph
+from attar.prune.capture import CaptureError, Graph, is_free
 from attar.prune.labels import Labels, Plane, Value, hint, pointwise
 from attar.prune.movement import EQUAL_PARTS, MOVES, balance_parts, move
 from attar.prune.rules import Call, Rule
@@ -91,6 +91,9 @@ RANDOM = frozenset(
     ]
 )
 
+WITH_PLACES = frozenset({"max", "min", "median"})
+"""Reductions whose second result says where the first was found."""
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("linear",), rules.linear),
     **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm", "mv"), rules.matmul),
@@ -102,6 +105,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_functional"], rules.batch_norm),
     **dict.fromkeys(("layer_norm", "rms_norm"), rules.layer_norm),
     **dict.fromkeys(("group_norm",), rules.group_norm),
+    "im2col": rules.unfolded,
+    "col2im": rules.folded,
     "instance_norm": rules.instance_norm,
     **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), rules.softmax),
     **dict.fromkeys(
@@ -123,13 +128,12 @@ RULES: dict[str, Rule] = {
             "norm",
             "linalg_vector_norm",
             "median",
-            "argmax",
-            "argmin",
             "frobenius_norm",
             "nanmean",
         ],
         rules.reduction,
     ),
+    **dict.fromkeys(("argmax", "argmin"), rules.places),
     "scaled_dot_product_attention": rules.attention,
     "embedding": rules.embedding,
     **dict.fromkeys(["topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "logcumsumexp", "glu"], rules.along),
@@ -181,6 +185,10 @@ class Walk:
     def run(self) -> None:
         for node in self.graph.module.graph.nodes:
             self.labels.where = place(node)
+            if sized_by_data(node.meta.get("val")):
+                raise CaptureError(
+                    f"a size depends on the numbers in a tensor ({place(node)}), which attar cannot follow"
+                )
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node)
             elif node.op == "call_function":
@@ -211,6 +219,9 @@ class Walk:
         fake = node.meta.get("val")
         args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
         if getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], list):
+            source = self.calls.get(node.all_input_nodes[0])
+            if source is not None and source.name in WITH_PLACES and args[1] and node.users:
+                rules.picked_places(self.labels, source)
             return args[0][args[1]]
         results = [f for f in (fake if isinstance(fake, list | tuple) else [fake]) if isinstance(f, torch.Tensor)]
         if not results:
@@ -227,6 +238,8 @@ class Walk:
             self.prefer.get(node.name),
         )
         self.calls[node] = call
+        if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
+            self._written(node)
         known = self._known(call, results)
         if known is not None:
             return known
@@ -234,6 +247,17 @@ class Walk:
         if isinstance(fake, list | tuple) and not isinstance(found, list):
             return [found]
         return found[0] if isinstance(found, list) and isinstance(fake, torch.Tensor) else found
+
+    def _written(self, node: torch.fx.Node) -> None:
+        """Units written into at every second place or so stay: a cut leaves no view of them that could be written into."""
+        view = node.args[0]
+        while isinstance(view, torch.fx.Node) and view in self.calls and self.calls[view].name in MOVES:
+            call, value = self.calls[view], self.calls[view].args[0]
+            if call.name == "slice" and call.get(4, "step", 1) > 1:
+                plane = value.plane(call.get(1, "dim", 0) % len(value.shape))
+                if plane is not None:
+                    self.labels.fix(plane.ids, "is written into with a step")
+            view = view.args[0]
 
     def _arguments(self, tree: Any) -> Any:
         if isinstance(tree, torch.fx.Node):
@@ -283,12 +307,26 @@ def _moved(labels: Labels, call: Call) -> Any:
     if call.name in ("view", "_unsafe_view", "reshape"):
         target = torch.reshape
         rest = (call.shape,)
+    if call.name == "pixel_shuffle":
+        value = _whole_pixels(labels, value, rest[0] ** 2)
     found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
     if call.name in EQUAL_PARTS:
         place = 2 if call.name in ("split", "chunk", "tensor_split", "split_with_sizes") else 1
         balance_parts(labels, found, call.get(place, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
+
+
+def _whole_pixels(labels: Labels, value: Value, parts: int) -> Value:
+    """Channels (..., C x parts, H, W) that become the pixels of one channel are one unit: an image loses no columns."""
+    planes = []
+    for plane in value.planes:
+        if plane.cut == len(value.shape) - 3:
+            runs = plane.ids.unflatten(plane.cut, (-1, parts))
+            ids = labels.unite_along(runs, (plane.cut + 1,)).repeat_interleave(parts, plane.cut + 1)
+            plane = Plane(ids.flatten(plane.cut, plane.cut + 1), plane.cut)
+        planes.append(plane)
+    return Value(value.shape, tuple(planes), value.free, value.source, value.known)
 
 
 def is_pointwise(call: Call) -> bool:
@@ -324,7 +362,7 @@ def described(fake: torch.Tensor, free: frozenset[int] | None = None) -> tuple[t
     """Sizes as numbers, and which of them are free, unless that is known: those that `torch.export` gave no number."""
     if free is not None:
         return tuple(fake.shape), free
-    free = frozenset(d for d, s in enumerate(fake.shape) if isinstance(s, torch.SymInt) and not s.node.is_constant())
+    free = frozenset(d for d, size in enumerate(fake.shape) if is_free(size))
     return tuple(hint(size) for size in fake.shape), free
 
 
@@ -332,6 +370,13 @@ def hints(fake: Any) -> list[tuple[int, ...]]:
     """Sizes, as the example has them, of all tensors that an operation gives."""
     results = fake if isinstance(fake, list | tuple) else [fake]
     return [tuple(hint(size) for size in f.shape) for f in results if isinstance(f, torch.Tensor)]
+
+
+def sized_by_data(fake: Any) -> bool:
+    """Whether a tensor has a size of which the example says nothing, as it is counted while the network runs."""
+    results = fake if isinstance(fake, list | tuple) else [fake]
+    sizes = [size for f in results if isinstance(f, torch.Tensor) for size in f.shape]
+    return any(isinstance(size, torch.SymInt) and size.node.hint is None for size in sizes)
 
 
 def number(fake: Any) -> Any:

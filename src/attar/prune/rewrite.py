@@ -11,7 +11,7 @@ import torch
 from attar.prune.labels import Plane, Value
 from attar.prune.making import MAKERS
 from attar.prune.movement import MOVES
-from attar.prune.propagate import Walk
+from attar.prune.propagate import Walk, place
 from attar.prune.rules import Call
 
 aten = torch.ops.aten
@@ -35,7 +35,10 @@ class Rewriter:
             copy = new.node_copy(node, lambda n: places[n])
             call = self.walk.calls.get(node)
             if call is not None and self._touched(node, call):
-                self._rewrite(node, copy, call)
+                try:
+                    self._rewrite(node, copy, call)
+                except RewriteError as problem:
+                    raise RewriteError(f"{problem} ({place(node)})") from None
             places[node] = copy
         return new
 
@@ -86,10 +89,13 @@ class Rewriter:
         values = [*call.values, *(out if isinstance(out, list) else [out])]
         return any(not bool(self.left[p.ids].all()) for v in values if isinstance(v, Value) for p in v.planes)
 
-    def _sizes(self, value: Value, sizes: list[Any]) -> list[Any]:
+    def _sizes(self, value: Value, sizes: list[Any], viewed: bool = True) -> list[Any]:
         """Size arguments of an operation that makes `value`: numbers anew, free sizes as they are.
 
         A free size that units were merged into (batch x channels) cannot be a number: it becomes -1, found from the others.
+
+        Args:
+            viewed: whether -1 is the size that is found from the others, and not one that stays.
         """
         extra = len(value.shape) - len(sizes)
         found: list[Any] = []
@@ -100,7 +106,7 @@ class Rewriter:
                 found.append(-1 if lost else size)
             else:
                 found.append(self.length(value, dim + extra) if lost else size)
-        if found.count(-1) > 1:
+        if viewed and found.count(-1) > 1:
             place = next(d for d, size in enumerate(sizes) if isinstance(size, int) and size == -1)
             found[place] = self.length(value, place + extra)
         return found
@@ -158,7 +164,7 @@ class Rewriter:
                 for d, times in enumerate(args[1])
             ]
         else:
-            args[1] = self._sizes(out, list(args[1]))
+            args[1] = self._sizes(out, list(args[1]), viewed=call.name != "expand")
         copy.args = tuple(args)
 
     def _convolution(self, copy: torch.fx.Node, call: Call) -> None:

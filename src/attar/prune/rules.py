@@ -141,15 +141,17 @@ def convolution(labels: Labels, call: Call) -> Value:
     transposed = "transpose" in call.name or (call.name == "convolution" and bool(call.args[6]))
     value, weight = call.args[:2]
     bias = call.get(2, "bias")
-    if call.name == "convolution":
-        groups = call.args[8]
-    else:
-        groups = call.get(6, "groups", 1)
+    place = 8 if call.name == "convolution" else 6
+    groups = call.get(place, "groups", 1)
+    if not isinstance(groups, int) or (groups > 1 and weight.free):
+        return unknown(labels, call)  # every sample has a kernel of its own, and is a group
     spatial = len(weight.shape) - 2
     batch = len(value.shape) - spatial - 1
     value = _whole_places(labels, call, value, batch + 1, _still(call))
     first, second = weight.shape[0] // groups, weight.shape[1]
     one = first if transposed else second
+    if transposed and groups > 1 and first == 1 and second > 1:
+        weight = _whole_multiplier(labels, weight)
     lead, places, kernel = "n"[:batch], "xyz"[:spatial], "uvw"[:spatial]
     names = "gco" if transposed else "goc"
     if groups > 1:
@@ -177,6 +179,39 @@ def convolution(labels: Labels, call: Call) -> Value:
             "conv",
         )
     return combined(labels, result, [vector(labels, bias, batch, len(call.shape), "conv")])
+
+
+def _whole_multiplier(labels: Labels, weight: Value) -> Value:
+    """A depthwise transposed kernel (C, M, ...) that makes M channels of each: these go with the one that they are made of."""
+    for plane in weight.planes:
+        if plane.cut == 1:
+            labels.fix(plane.ids, "counts the channels made of each")
+    return Value(weight.shape, tuple(p for p in weight.planes if p.cut != 1), weight.free, weight.source)
+
+
+def unfolded(labels: Labels, call: Call) -> Value:
+    """Windows as columns, (N, C, H, W) -> (N, C x window, windows): a channel has a run of rows."""
+    value = call.args[0]
+    if len(value.shape) != 4:
+        return unknown(labels, call)
+    value = _whole_places(labels, call, value, 2)
+    window = math.prod(call.args[1])
+    planes = [Plane(p.ids[..., 0].repeat_interleave(window, 1), 1) for p in value.planes if p.cut == 1]
+    return Value(call.shape, normalised(labels, planes), call.free)
+
+
+def folded(labels: Labels, call: Call) -> Value:
+    """The inverse of `unfolded`, where windows meet their sum."""
+    value = call.args[0]
+    if len(value.shape) != 3:
+        return unknown(labels, call)
+    value = _whole_places(labels, call, value, 2)
+    window, planes = math.prod(call.args[2]), []
+    for plane in value.planes:
+        if plane.cut == 1:
+            ids = labels.unite_along(plane.ids.reshape(len(plane.ids), -1, window), (2,))
+            planes.append(Plane(ids[..., None], 1))
+    return Value(call.shape, normalised(labels, planes), call.free)
 
 
 def _still(call: Call) -> list[int]:
@@ -330,6 +365,8 @@ def reduction(labels: Labels, call: Call) -> Any:
 def attention(labels: Labels, call: Call) -> Value:
     query, key, value = call.args[:3]
     rank = len(query.shape)
+    if call.kwargs.get("enable_gqa") and query.shape[-3] != key.shape[-3]:
+        key, value = (_shared_heads(labels, item, query.shape[-3]) for item in (key, value))
     lead = "abcdefgh"[: rank - 2]
     scores = contract(
         labels,
@@ -351,6 +388,29 @@ def attention(labels: Labels, call: Call) -> Value:
         Plane(labels.unite_along(plane.ids, (rank - 2,)), plane.cut) for plane in value.planes if plane.cut != rank - 2
     )
     return Value(call.shape, planes, call.free)
+
+
+def _shared_heads(labels: Labels, value: Value, heads: int) -> Value:
+    """Heads of keys or values, each read by several heads of queries, once for each of these."""
+    times, dim = heads // value.shape[-3], len(value.shape) - 3
+    shape = (*value.shape[:dim], heads, *value.shape[dim + 1 :])
+    return move(labels, value, lambda t: t.repeat_interleave(times, dim), [shape], [value.free])[0]
+
+
+def picked_places(labels: Labels, call: Call) -> None:
+    """The places of a maximum or the like among units are numbers of units: these stay."""
+    value = call.args[0]
+    dims = call.get(1, "dim")
+    dims = range(len(value.shape)) if dims is None else [dims % max(len(value.shape), 1)]
+    for plane in value.planes:
+        if plane.cut in dims:
+            labels.fix(plane.ids, f"{call.name} gives places among them")
+
+
+def places(labels: Labels, call: Call) -> Any:
+    """Reductions to places."""
+    picked_places(labels, call)
+    return reduction(labels, call)
 
 
 def embedding(labels: Labels, call: Call) -> Value:

@@ -20,8 +20,15 @@ from attar.prune.surgery import Attributes
 Factors = dict[str, torch.Tensor]
 """Tensor -> float64 (length of dim 0 as captured,): what each row is multiplied by."""
 
-THROUGH = MOVES | SAME | {"getitem"}
-MAKERS = frozenset({"linear", "conv1d", "conv2d", "layer_norm", "rms_norm"})
+HOMOGENEOUS = frozenset(
+    ["relu", "amax", "amin", "max", "min", "mean", "sum"]
+    + [f"{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)]
+)
+"""Operations that give so many times as much for so many times as much, if that is above zero."""
+THROUGH = MOVES | SAME | HOMOGENEOUS | {"getitem"}
+MAKERS = frozenset({"linear", "conv1d", "conv2d", "conv3d", "layer_norm", "rms_norm", "batch_norm", "group_norm"})
+FIRST = {"batch_norm": 1, "layer_norm": 2, "rms_norm": 2, "group_norm": 2}
+"""Where the weight and bias of a norm stand among its arguments."""
 
 
 def width_factors(
@@ -84,21 +91,36 @@ def _fold(walk: Walk, start: torch.fx.Node, ratio: float, factors: Factors, alia
     else:
         return
     plane = value.plane(len(value.shape) - 1)
-    first = 2 if walk.calls[node].name.endswith("norm") else 1
+    if plane is None:
+        return
+    first = FIRST.get(walk.calls[node].name, 1)
     for source in node.args[first : first + 2]:
-        if not isinstance(source, torch.fx.Node) or source.name not in walk.graph.tensors or plane is None:
-            continue
+        if isinstance(source, torch.fx.Node):
+            length = walk.values[source].shape[0]
+            _multiply(walk, source, _rows(walk, node, plane.ids, length), ratio, factors, aliases)
+
+
+def _multiply(
+    walk: Walk, source: torch.fx.Node, rows: torch.Tensor, ratio: float, factors: Factors, aliases: dict[str, str]
+) -> None:
+    """Multiply these rows of a tensor of the network, or of several that are joined."""
+    if source.name in walk.graph.tensors:
         tensor = aliases[walk.graph.tensors[source.name]]
-        length = walk.values[source].shape[0]
-        rows = torch.ones(length, dtype=torch.bool) if first == 2 else _rows(walk, node, plane.ids, length)
-        factors.setdefault(tensor, torch.ones(length, dtype=torch.float64))[rows] *= ratio
+        factors.setdefault(tensor, torch.ones(len(rows), dtype=torch.float64))[rows] *= ratio
+    elif source in walk.calls and walk.calls[source].name == "cat" and walk.calls[source].get(1, "dim", 0) == 0:
+        parts = source.all_input_nodes
+        for part, mine in zip(parts, rows.split([walk.values[part].shape[0] for part in parts])):
+            _multiply(walk, part, mine, ratio, factors, aliases)
 
 
 def _rows(walk: Walk, node: torch.fx.Node, ids: torch.Tensor, length: int) -> torch.Tensor:
-    """bool (length,): rows of the layer at `node` whose labels are among `ids`."""
-    made = walk.values[node]
-    channels = 1 if walk.calls[node].name.startswith("conv") else len(made.shape) - 1
-    plane = made.plane(channels)
+    """bool (length,): rows of the layer at `node` whose labels are among `ids`; all of a norm over the last dimension,
+    whose rows several heads may share."""
+    made, name = walk.values[node], walk.calls[node].name
+    if name in ("layer_norm", "rms_norm"):
+        return torch.ones(length, dtype=torch.bool)
+    made = made[0] if isinstance(made, list) else made
+    plane = made.plane(len(made.shape) - 1 if name == "linear" else 1)
     if plane is None:
         return torch.zeros(length, dtype=torch.bool)
     return torch.from_numpy(np.isin(plane.ids.reshape(-1).numpy(), ids.reshape(-1).numpy()))

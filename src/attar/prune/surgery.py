@@ -55,8 +55,20 @@ def cut_tensors(tensors: Mapping[str, torch.Tensor], indices: Indices) -> None:
     with torch.no_grad():
         new = {name: slice_tensor(tensors[name].data, cuts).contiguous() for name, cuts in indices.items()}
     for name, data in new.items():
-        tensors[name].data = data
-        tensors[name].grad = None
+        refill(tensors[name], data)
+
+
+def refill(tensor: torch.Tensor, data: torch.Tensor) -> None:
+    """Give a tensor other contents, of another shape; its gradient goes.
+
+    While a graph of an earlier forward is alive, autograd keeps the shape that gradients of the tensor must have. It forgets
+    it where the type of the contents changes.
+    """
+    if tensor.requires_grad:
+        other = torch.float32 if data.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, device=data.device).to(other)
+    tensor.data = data
+    tensor.grad = None
 
 
 def is_plain(value: Any) -> bool:
@@ -119,7 +131,7 @@ def _layer(
         made, read, groups = weight[0], weight[1], was["groups"]
         if module.transposed:
             made, read = read, made
-            if was["out_channels"] == groups:
+            if was["in_channels"] == groups:
                 groups = read
             return {"in_channels": read, "out_channels": made * groups, "groups": groups}
         if was["in_channels"] == groups > 1:
@@ -183,8 +195,7 @@ def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
         ship_written(model, description["graphs"])
     for name, shape in description.get("tensors", {}).items():
         tensor = tensors[name]
-        tensor.data = tensor.data[tuple(slice(0, size) for size in shape)].clone()
-        tensor.grad = None
+        refill(tensor, tensor.data[tuple(slice(0, size) for size in shape)].clone())
     set_attributes(model, attributes)
     return model
 

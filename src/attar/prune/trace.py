@@ -7,6 +7,7 @@ wrong (a number read out of a tensor, data moved behind the dispatcher's back, c
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import time
 from collections.abc import Iterator
@@ -220,6 +221,7 @@ def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) 
         around.enter_context(recorder)
         around.enter_context(_NothingBehind())
         found = model(*arguments, **keywords)
+    known_dataclasses(found)
     results, outputs = tree_flatten(found)
     trace = recorder.trace
     trace.specs = inputs, outputs
@@ -228,6 +230,19 @@ def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) 
             raise Untraceable(f"the network answers with a {type(result).__name__}")
         trace.outputs.append(recorder._ref(result) if isinstance(result, torch.Tensor) else result)
     return trace
+
+
+def known_dataclasses(found: Any) -> bool:
+    """Tell torch how to take apart the dataclasses in a network's answer, as `torch.export` asks of their authors.
+
+    Returns whether there were any that it did not know.
+    """
+    kinds = {type(leaf) for leaf in tree_leaves(found) if dataclasses.is_dataclass(leaf)}
+    for kind in kinds:
+        torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+    if kinds:
+        known_dataclasses(found)
+    return bool(kinds)
 
 
 @contextmanager
