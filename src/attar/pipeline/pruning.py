@@ -87,7 +87,8 @@ def prune(session: Session) -> None:
     context = _gradients(session, pruner, goal)
     for step in range(first, settings.steps + 1):
         if pending is None:
-            pending = _cut(loop, pruner, limits[step - 1], step, context())
+            before = frontier[-1]["held_out"] if frontier else None
+            pending = _cut(loop, pruner, limits[step - 1], step, context(), before)
         loop.numbers = {"step": step, "frontier": frontier, "pending": pending}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
         loop.save()
@@ -127,9 +128,17 @@ def surgery_record(session: Session) -> dict[str, Any]:
 
 
 def _cut(
-    loop: StageLoop, pruner: Pruner, limits: dict[str, float], step: int, context: Context | None
+    loop: StageLoop,
+    pruner: Pruner,
+    limits: dict[str, float],
+    step: int,
+    context: Context | None,
+    before: float | None,
 ) -> dict[str, Any]:
     """One cut, planned by the first rank, proved by the engine; moments and moving average follow.
+
+    Args:
+        before: held-out accuracy so far, which stands where nothing goes.
 
     Returns what the frontier keeps of it.
     """
@@ -140,13 +149,14 @@ def _cut(
     plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(limits, context).items()}, None))
     cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
+    removed = sum(old - new for old, new in cut.widths.values())
     return {
         "step": step,
         "limits": limits,
         **_facts(pruner),
-        "removed": sum(before - after for before, after in cut.widths.values()),
+        "removed": removed,
         "proof": cut.proof,
-        "held_out_before": loop.held_out(),
+        "held_out_before": loop.held_out() if removed else before,
     }
 
 

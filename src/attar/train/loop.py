@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -175,13 +176,11 @@ def predict(
     model.eval()
     try:
         found = []
-        for chosen in samples.split(batch):
-            images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
-            if exact:
-                found.append(model(images).float().cpu())
-                continue
-            with machine.autocast():
-                found.append(model(images).float().cpu())
+        with nullcontext() if exact else fast_batch_norm(model):
+            for chosen in samples.split(batch):
+                images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
+                with nullcontext() if exact else machine.autocast():
+                    found.append(model(images).float().cpu())
         return torch.cat(found)
     finally:
         model.train(was_training)
