@@ -2,6 +2,7 @@
 
     python scripts/coverage_matrix.py --out build/coverage.jsonl            # all that is not in the file yet
     python scripts/coverage_matrix.py --out build/coverage.jsonl --only vit # names with `vit` in them, again
+    python scripts/coverage_matrix.py --out build/coverage.jsonl --part 1/2 # and 2/2 beside it: two at once
     python scripts/coverage_matrix.py --out build/coverage.jsonl --page docs/coverage.md --report
 
 Each network (those of transformers from small configurations) is built with random weights in a process of its own (one
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results, one JSON object a line; read to go on")
     parser.add_argument("--only", default="", help="run networks with this in their name, again")
     parser.add_argument("--largest", type=float, default=float("inf"), help="skip networks with more parameters")
+    parser.add_argument("--part", default="1/1", help="2/3: of three processes that share a file, what the second does")
     parser.add_argument("--seconds", type=float, default=600, help="time limit for a network")
     parser.add_argument("--failed", action="store_true", help="run again what did not pass")
     parser.add_argument("--graphs", action="store_true", help="run again what ran its captured graph")
@@ -239,7 +241,9 @@ def main() -> None:
     options = parser.parse_args()
     results = read(options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for row in [] if options.report else sorted(networks(), key=lambda r: int(r["parameters"])):
+    part, parts = map(int, options.part.split("/"))
+    rows = sorted(networks(), key=lambda r: int(r["parameters"]))[part - 1 :: parts]
+    for row in [] if options.report else rows:
         keys = [(row["library"], row["name"], cut) for cut in CUTS]
         wanted = options.only in row["name"] if options.only else not all(key in results for key in keys)
         if options.failed:

@@ -41,7 +41,10 @@ def load_huggingface(
     try:
         found = _opened(datasets, name, folder)
     except Exception as error:  # its readers, its network and its servers raise nearly anything
-        raise DataError(f"{title} cannot be opened: {type(error).__name__}: {error!s:.300}") from error
+        raise DataError(
+            f"{title} cannot be opened: {type(error).__name__}: {error!s:.300}; without a network, name the folder that "
+            "`save_to_disk` wrote"
+        ) from error
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     train = next((each for each in TRAIN_NAMES if each in splits), next(iter(splits)) if len(splits) == 1 else None)
     if train is None:

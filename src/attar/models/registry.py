@@ -119,7 +119,10 @@ def split_name(name: str) -> tuple[str, str]:
 def build_own(name: str, arguments: dict[str, Any]) -> nn.Module:
     """One of attar's own networks."""
     if name not in BUILDERS:
-        raise ValueError(f"there is no network {name!r}{closest(name, BUILDERS)}; attar has {', '.join(builders())}")
+        raise ValueError(
+            f"there is no network {name!r}{closest(name, BUILDERS)}; attar has {', '.join(builders())}; those of others are "
+            f"named with their library: timm:{name}, torchvision:{name}, hf:TYPE, package.module:function"
+        )
     builder = BUILDERS[name]
     known = list(inspect.signature(builder).parameters)
     for argument in arguments:
