@@ -145,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     attar_seconds(torchvision.models.alexnet(weights=None), torch.randn(2, 3, 64, 64), False)  # what is loaded late
-    title = "Capture and 30 steps of an even cut to 50 % of the channels, seconds of CPU, against Torch-Pruning"
+    title = "Pruning against Torch-Pruning"
     result = Result(NAME, title, {"steps": STEPS, "repeat": options.repeat}, 1, profile=options.profile)
     for name in options.networks:
         found = (

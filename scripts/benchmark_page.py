@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def number(value: float) -> str:
 
 
 def anchor(title: str) -> str:
-    return title.lower().replace(" ", "-").replace(",", "")
+    """As Markdown's table of contents makes it of a heading: words and numbers, joined by hyphens."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
 
 
 def main() -> None:

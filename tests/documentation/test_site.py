@@ -26,7 +26,7 @@ def test_the_results_are_what_the_records_say() -> None:
 
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("material")
-    done = python("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path))
+    done = python("-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path))
     assert done.returncode == 0, done.stderr
     pages = list(tmp_path.glob("**/*.html"))
     assert len(pages) > 10
