@@ -104,7 +104,11 @@ class Proof:
         walk, left = self._coupled.walks[graph], self._coupled.label_kept(self._after)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            answer = Masked(walk, left, self._full).answer(tree_leaves((args, kwargs)))
+            try:
+                answer = Masked(walk, left, self._full).answer(tree_leaves((args, kwargs)))
+            except Exception as problem:
+                told = " ".join(str(problem).split())
+                raise ProofError(f"the cut was not done: its masked original cannot be run; {told}") from problem
             return tree_unflatten(answer, walk.graph.specs[1])
 
         return output(_hooked(self.twin, forward), self._call)
