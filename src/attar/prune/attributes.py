@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,11 +28,12 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
     return {path: {**first.get(path, {}), **second.get(path, {})} for path in {**first, **second}}
 
 
-DARING = (1, 2, 0)
+DARING = (1, 2, 0, 1)
 """How daringly a class's numbers are mended, in the order tried: 0 mends numbers that always stand for a size which changed; 1
 also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
-multiples and parts of all these."""
+multiples and parts of all these. The last time, numbers go by where the code is seen to use them, as far as that can be told."""
 
+BY_USE = len(DARING) - 1
 PART = len(DARING)
 """The level after the most daring one: modules of the class run their part of the captured graph."""
 Levels = dict[str, int]
@@ -44,13 +45,19 @@ def class_name(module: nn.Module) -> str:
 
 
 def mended_attributes(
-    walks: list[Walk], left: torch.Tensor, original: Attributes, model: nn.Module, levels: Levels
+    walks: list[Walk],
+    left: torch.Tensor,
+    original: Attributes,
+    model: nn.Module,
+    levels: Levels,
+    used: Mapping[tuple[str, str, int], int],
 ) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
         left: bool, by label: what is left.
         original: plain attributes as captured; a number is matched against these, never against those of now.
+        used: what attributes must be by their uses; see `uses.mended_by_use`.
     """
     daring = {
         path: (*DARING, 0)[levels.get(class_name(module), 0)]
@@ -81,7 +88,23 @@ def mended_attributes(
                 mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
                 if mended != value:
                     result.setdefault(path, {})[name] = mended
+    for (path, name, place), number in used.items():
+        if levels.get(class_name(model.get_submodule(path)), 0) == BY_USE:
+            mended = result.get(path, {}).get(name, original[path][name])
+            if isinstance(mended, tuple | list):
+                mended = type(mended)([*mended[:place], number, *mended[place + 1 :]])
+            else:
+                mended = number
+            result.setdefault(path, {})[name] = mended
     return result
+
+
+def numbers_by_use(model: nn.Module, original: Attributes) -> Attributes:
+    """The attributes that may have to be mended by their use."""
+    return {
+        path: {name: value for name, value in original[path].items() if not WHOLE.search(name)}
+        for path in _holders(model, original)
+    }
 
 
 def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
