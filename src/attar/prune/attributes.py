@@ -28,16 +28,17 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
     return {path: {**first.get(path, {}), **second.get(path, {})} for path in {**first, **second}}
 
 
-DARING = (1, 2, 0, 1)
+DARING = (1, 2, 0)
 """How daringly a class's numbers are mended, in the order tried: 0 mends numbers that always stand for a size which changed; 1
 also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
-multiples and parts of all these. The last time, numbers go by where the code is seen to use them, as far as that can be told."""
+multiples and parts of all these."""
 
-BY_USE = len(DARING) - 1
-PART = len(DARING)
-"""The level after the most daring one: modules of the class run their part of the captured graph."""
+PART, BY_USE = len(DARING), len(DARING) + 1
+"""More levels: modules of the class run their part of the captured graph; and, tried before that, numbers are mended by what the
+code is seen to use them for, others as at first."""
+ORDER = (*range(len(DARING)), BY_USE, PART)
 Levels = dict[str, int]
-"""Class of modules -> its place in `DARING`, or `PART`; absent classes are at the first."""
+"""Class of modules -> its place in `DARING`, `BY_USE` or `PART`; absent classes are at the first."""
 
 
 def class_name(module: nn.Module) -> str:
@@ -60,7 +61,7 @@ def mended_attributes(
         used: what attributes must be by their uses; see `uses.mended_by_use`.
     """
     daring = {
-        path: (*DARING, 0)[levels.get(class_name(module), 0)]
+        path: (*DARING, 0, DARING[0])[levels.get(class_name(module), 0)]
         for path, module in model.named_modules(remove_duplicate=False)
     }
     changes: dict[str, dict[int, set[int]]] = {}
@@ -113,10 +114,13 @@ def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
     The outermost module is the network: it is no part of itself.
     """
     for module in reversed(chain):
-        name, last = class_name(module), PART - (module is chain[0])
+        name = class_name(module)
+        left = [
+            level for level in ORDER[ORDER.index(levels.get(name, 0)) + 1 :] if level != PART or module is not chain[0]
+        ]
         own = not name.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention)
-        if own and levels.get(name, 0) < last:
-            return {**levels, name: levels.get(name, 0) + 1}
+        if own and left:
+            return {**levels, name: left[0]}
     return None
 
 
