@@ -307,6 +307,31 @@ class HeadsFromInput(Net):
         return (t + self.two(t, 64)).transpose(1, 2).unflatten(2, (8, 8))
 
 
+class Levelled(nn.Module):
+    """Keys and values of the same width, which two attributes hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.key_width, self.value_width = 2, 8, 8
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        qkv = self.qkv(t).view(t.shape[0], -1, self.heads, self.key_width * 2 + self.value_width)
+        q, k, v = (part.transpose(1, 2) for part in qkv.split([self.key_width, self.key_width, self.value_width], 3))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.out(y.reshape(t.shape[0], -1, self.heads * self.value_width))
+
+
+class SameWidths(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Levelled()
+
+    def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        t = x.flatten(2).transpose(1, 2)
+        return (t + self.block(t)).transpose(1, 2).unflatten(2, (8, 8))
+
+
 EXACT: list[Callable[[], nn.Module]] = [
     SharedWeights,
     ReusedModule,

@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, HeadsFromInput, Net, example
+from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, HeadsFromInput, Net, SameWidths, example
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from attar.prune import Cut, Pruner, count_params, describe, reshape
+from attar.prune import Cut, ProofError, Pruner, count_params, describe, reshape
 from attar.prune.capture import named_tensors
 
 
@@ -141,6 +141,19 @@ def test_only_the_modules_that_cannot_follow_run_their_graph() -> None:
         assert torch.equal(answers(loaded.train(mode), inputs), expected)
 
 
+def test_numbers_that_were_the_same_are_told_apart_by_their_use() -> None:
+    torch.manual_seed(0)
+    model = SameWidths()
+    inputs = example(model)
+    pruner = Pruner(model, inputs)
+    kept = shares(pruner, 1)
+    assert pruner.cut(kept).proof < 1e-10
+    assert pruner.mode == "module" and pruner.parts == () and model.block.key_width != model.block.value_width
+    loaded = reshape(SameWidths(), json.loads(json.dumps(describe(model, SameWidths()))))
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(answers(loaded.eval(), inputs), answers(model.eval(), inputs))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -194,3 +207,20 @@ def test_strict_policy_keeps_units_that_a_norm_mixes() -> None:
     model = TokenMixer()
     assert "stem.0.weight" in Pruner(model, example(model)).widths()
     assert "stem.0.weight" not in Pruner(model, example(model), policy="strict").widths()
+
+
+def test_a_cut_that_leaves_nothing_of_a_layer_is_refused_by_name() -> None:
+    from harder_networks import HARDER
+
+    model = HARDER["uneven_use"]()
+    pruner = Pruner(model, example(model))
+    kept = shares(pruner, 1)
+    number = next(i for i, group in enumerate(pruner.groups) if group.name == "grouped.0.weight")
+    row = pruner.groups[number].row
+    assert row is not None
+    kept[number] = torch.zeros(24, dtype=torch.bool)
+    for one in row.unique().tolist():
+        kept[number][torch.nonzero(row == one)[-1, 0]] = True
+    with pytest.raises(ProofError, match=r"b\.weight"):
+        pruner.cut(kept)
+    assert count_params(model) == pruner.cost().params

@@ -32,17 +32,19 @@ DARING = (1, 2, 0)
 also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
 multiples and parts of all these."""
 
-PART = len(DARING)
-"""The level after the most daring one: modules of the class run their part of the captured graph."""
+PART, BY_USE = len(DARING), len(DARING) + 1
+"""More levels: modules of the class run their part of the captured graph; and, tried before that, numbers are mended by what the
+code is seen to use them for, others as at first."""
+ORDER = (*range(len(DARING)), BY_USE, PART)
 Levels = dict[str, int]
-"""Class of modules -> its place in `DARING`, or `PART`; absent classes are at the first."""
+"""Class of modules -> its place in `DARING`, `BY_USE` or `PART`; absent classes are at the first."""
 
 
 def class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-class Uses:
+class NumberPlaces:
     """Where the numbers of a network's modules may stand in the operations of their code: the same for every cut.
 
     Args:
@@ -81,16 +83,19 @@ class Uses:
         return found
 
 
-def mended_attributes(uses: Uses, left: torch.Tensor, levels: Levels) -> Attributes:
+def mended_attributes(
+    places: NumberPlaces, left: torch.Tensor, levels: Levels, used: Mapping[tuple[str, str, int], int]
+) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
         left: bool, by label: what is left.
+        used: what attributes must be by their uses; see `uses.mended_by_use`.
     """
-    daring = {path: (*DARING, 0)[levels.get(name, 0)] for path, name in uses.classes.items()}
+    daring = {path: (*DARING, 0, DARING[0])[levels.get(name, 0)] for path, name in places.classes.items()}
     changes: dict[str, dict[int, set[int]]] = {}
-    for number, walk in enumerate(uses.walks):
-        inside = uses.operations(number, daring)
+    for number, walk in enumerate(places.walks):
+        inside = places.operations(number, daring)
         for node, anew in Rewriter(walk, left).alone(inside):
             pairs, seen = _numbers(node, anew), None
             for path in inside[node]:
@@ -103,12 +108,29 @@ def mended_attributes(uses: Uses, left: torch.Tensor, levels: Levels) -> Attribu
         level = daring.get(path, 0)
         numbers = {old: new - {old} if level else new for old, new in found.items()}
         certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
-        for name, value in uses.original.get(path, {}).items():
+        for name, value in places.original.get(path, {}).items():
             if not WHOLE.search(name):
                 mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
                 if mended != value:
                     result.setdefault(path, {})[name] = mended
+    for (path, name, place), number in used.items():
+        if levels.get(places.classes[path], 0) == BY_USE:
+            mended = result.get(path, {}).get(name, places.original[path][name])
+            if isinstance(mended, tuple | list):
+                mended = type(mended)([*mended[:place], number, *mended[place + 1 :]])
+            else:
+                mended = number
+            result.setdefault(path, {})[name] = mended
     return result
+
+
+def numbers_by_use(model: nn.Module, original: Attributes) -> Attributes:
+    """The attributes that may have to be mended by their use."""
+    return {
+        path: {name: value for name, value in original[path].items() if not WHOLE.search(name)}
+        for path, module in model.named_modules(remove_duplicate=False)
+        if _sizes_held(module, original.get(path, {}))
+    }
 
 
 def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
@@ -117,10 +139,13 @@ def bolder(levels: Levels, chain: list[nn.Module]) -> Levels | None:
     The outermost module is the network: it is no part of itself.
     """
     for module in reversed(chain):
-        name, last = class_name(module), PART - (module is chain[0])
+        name = class_name(module)
+        left = [
+            level for level in ORDER[ORDER.index(levels.get(name, 0)) + 1 :] if level != PART or module is not chain[0]
+        ]
         own = not name.startswith("torch.nn.") or isinstance(module, nn.MultiheadAttention)
-        if own and levels.get(name, 0) < last:
-            return {**levels, name: levels.get(name, 0) + 1}
+        if own and left:
+            return {**levels, name: left[0]}
     return None
 
 

@@ -182,7 +182,7 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
     for dynamic in (True, False):
         shapes = _dynamic(model.forward, arguments, keywords) if dynamic else None
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), torch.no_grad(), trace.caches_apart(model):
                 warnings.simplefilter("ignore")
                 program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
             return program_graph(program)

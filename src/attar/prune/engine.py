@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.attributes import Uses, joined, mended_attributes, part_paths
-from attar.prune.capture import Example, batch_is_free, copied, named_tensors
+from attar.prune.attributes import BY_USE, NumberPlaces, joined, mended_attributes, numbers_by_use, part_paths
+from attar.prune.capture import Example, batch_is_free, copied, in_mode, named_tensors
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
@@ -27,6 +27,7 @@ from attar.prune.shipped import ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept, same_units
 from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
+from attar.prune.uses import Use, mended_by_use, size_uses
 from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
 from attar.recipe.budget import Budget
 
@@ -116,6 +117,9 @@ class Pruner:
         self._original_latency: dict[tuple[int, int], float] = {}
         self.why_graph = ""
         """Why the network's own code could not follow a cut as it was."""
+        self._traced = self.coupled
+        """As captured first, which a quick trace may have done."""
+        self._uses: list[Use] | None = None
         self._only_traced = False
         """Whether the quick trace stays though a graph is needed."""
         self._captured_parts: dict[str, list[Walk]] = {}
@@ -123,7 +127,7 @@ class Pruner:
         """What the network cost after the last cut."""
         self._last: tuple[Way, torch.Tensor, Attributes] | None = None
         """The numbers mended last: a cut asks for them when it is tried, and when it is done."""
-        self._uses: Uses | None = None
+        self._places: NumberPlaces | None = None
         """Where modules' numbers may stand, for the walks of now."""
         self._known_factors: list[tuple[Way, torch.Tensor, Factors]] = []
         """Those of the last two masks: a cut needs what holds before it and after it."""
@@ -266,6 +270,11 @@ class Pruner:
         """Remove all other units than these (of the network as it is now), proved and in place."""
         before, groups = self._after or self.cost(), self.groups
         indices = kept_indices(self.structure, kept)
+        empty = next(
+            (f"{name} (dimension {dim})" for name, cuts in indices.items() for dim, i in cuts if not len(i)), ""
+        )
+        if empty:
+            raise ProofError(f"the cut was not done: nothing would be left of {empty}; keep one unit of it at least")
         structure = shrunk(self.structure, kept, indices)
         masks = merged_masks(self.masks, kept)
         error, way = self._prove(indices, masks) if self.prove and indices else (0.0, self.way)
@@ -348,7 +357,7 @@ class Pruner:
                 shapes[name][dim] = index.numel()
         by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
         left = self.coupled.label_kept(masks)
-        mended = self._mended(left, way)
+        mended = self._mended(left, masks, way)
         attributes = joined(mended, layer_attributes(model, by_alias, self._attributes))
         change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
         ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left)
@@ -359,15 +368,31 @@ class Pruner:
             multiply_rows(tensors[name].data, factor)
         return scaled
 
-    def _mended(self, left: torch.Tensor, way: Way) -> Attributes:
+    def _mended(self, left: torch.Tensor, masks: Kept, way: Way) -> Attributes:
         """Numbers that the modules' own code reads, for the labels that are left; the graph needs none."""
         if way.mode == "graph":
             return {}
         if self._last is None or self._last[0] != way or not torch.equal(self._last[1], left):
-            if self._uses is None or self._uses.walks is not self.coupled.walks:
-                self._uses = Uses(self.coupled.walks, self.model, self._attributes)
-            self._last = (way, left, mended_attributes(self._uses, left, way.levels))
+            if self._places is None or self._places.walks is not self.coupled.walks:
+                self._places = NumberPlaces(self.coupled.walks, self.model, self._attributes)
+            used = self._used(masks) if BY_USE in way.levels.values() else {}
+            self._last = (way, left, mended_attributes(self._places, left, way.levels, used))
         return self._last[2]
+
+    def _used(self, masks: Kept) -> dict[Any, int]:
+        """What attributes must be by their uses, where a quick trace could be had of these."""
+        traced = self._traced
+        if traced.captured.evaluation.exported:
+            return {}
+        if self._uses is None:
+            whole = as_captured(self.model, self._attributes, traced.walks[0])
+            call = (traced.captured.arguments, traced.captured.keywords)
+            try:
+                with torch.no_grad(), in_mode(whole, False):
+                    self._uses = size_uses(whole, numbers_by_use(whole, self._attributes), traced.walks[0], call)
+            except Exception:  # code may do with numbers what these cannot
+                self._uses = []
+        return mended_by_use(self._uses, traced.walks[0], traced.label_kept(masks))
 
     def _parts(self, way: Way) -> dict[str, list[Walk]]:
         """The graphs of the modules that run their part of the captured one."""
@@ -421,7 +446,7 @@ class Pruner:
         tried: list[Any] = []
 
         def proved(way: Way) -> float:
-            does = (way.mode, self._mended(left, way), list(self._parts(way)))
+            does = (way.mode, self._mended(left, masks, way), list(self._parts(way)))
             if does in tried:
                 raise Again
             tried.append(does)

@@ -64,7 +64,8 @@ class Masked(torch.fx.Interpreter):
         kwargs = {key: widened(item) for key, item in kwargs.items()}
         args = tuple(widened(item) for item in args)
         special = self._mixed(node, call, list(args), kwargs)
-        result = special if special is not None else node.target(*args, **kwargs)  # type: ignore[operator]
+        target = viewed if call.name == "view" else node.target
+        result = special if special is not None else target(*args, **kwargs)  # type: ignore[operator]
         if call.name in MOVES:
             return result  # masked as its input is, and still a view of it: writing into it must reach the whole
         return self._masked(result, self.walk.values[node], in_place=node.target._schema.is_mutable)  # type: ignore[union-attr]
@@ -175,6 +176,11 @@ class Masked(torch.fx.Interpreter):
     def _line(self, plane: Plane) -> torch.Tensor:
         """Kept indices along `cut`; norms' weights have no rows, so all rows keep the same."""
         return self._places(plane).movedim(plane.cut, -1).reshape(-1, self._places(plane).shape[plane.cut])[0]
+
+
+def viewed(tensor: torch.Tensor, shape: list[int]) -> torch.Tensor:
+    """A view, or a copy where one made in a trace, of a tensor that lay otherwise in memory, is none here."""
+    return tensor.reshape(shape)
 
 
 def gather(tensor: torch.Tensor, dim: int, places: torch.Tensor) -> torch.Tensor:

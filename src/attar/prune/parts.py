@@ -30,6 +30,7 @@ from attar.prune.capture import (
 from attar.prune.propagate import Walk, hints, modules_around, operation_name
 from attar.prune.shipped import unship
 from attar.prune.surgery import Attributes, set_attributes
+from attar.prune.trace import caches_apart
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -92,7 +93,7 @@ def _calls(model: nn.Module, call: Call, paths: list[str]) -> dict[str, list[Cal
 
     hooks = [model.get_submodule(path).register_forward_pre_hook(note(path), with_kwargs=True) for path in paths]
     try:
-        with torch.no_grad(), in_mode(model, False), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), in_mode(model, False), caches_apart(model), torch.random.fork_rng(devices=[]):
             model(*call[0], **call[1])
     except Exception:
         return {path: [] for path in paths}
@@ -148,6 +149,7 @@ def _exported(part: nn.Module, call: Call, other: Call, training: bool) -> Graph
         with (
             in_mode(part, training),
             answer_untouched(part),
+            caches_apart(part),
             warnings.catch_warnings(),
             torch.no_grad(),
             torch.random.fork_rng(devices=[]),

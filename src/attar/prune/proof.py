@@ -110,7 +110,11 @@ class Proof:
         walk = self._coupled.walks[0]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            answer = Masked(walk, left, full).answer(tree_leaves((args, kwargs)))
+            try:
+                answer = Masked(walk, left, full).answer(tree_leaves((args, kwargs)))
+            except Exception as problem:
+                told = " ".join(str(problem).split())
+                raise ProofError(f"the cut was not done: its masked original cannot be run; {told}") from problem
             return tree_unflatten(answer, walk.graph.specs[1])
 
         return output(_hooked(twin, forward), self._call)

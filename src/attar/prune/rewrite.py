@@ -33,6 +33,10 @@ class Rewriter:
         places: dict[torch.fx.Node, torch.fx.Node] = {}
         for node in old.nodes:
             copy = new.node_copy(node, lambda n: places[n])
+            if copy.target is aten.view.default:
+                copy.target = (
+                    aten.reshape.default
+                )  # other kernels, on other machines, lay their results otherwise in memory
             call = self.walk.calls.get(node)
             if call is not None and self._touched(node, call):
                 try:

@@ -44,12 +44,20 @@ def width_factors(
         ratio = 1.0
         if parts and parts.intersection(modules_around(node)):
             continue
-        if call.name == "scaled_dot_product_attention" and call.kwargs.get("scale") is None:
-            ratio = _ratio(call.args[0], left)
-        elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float):
-            ratio = _by_shape(node, walk, left, original, call.args[1], call.name == "div")
+        query = cast(torch.fx.Node, node.args[0]) if node.args else node
+        if call.name == "scaled_dot_product_attention":
+            scale = call.kwargs.get("scale")
+            ratio = _ratio(call.args[0], left) if scale is None else _by_shape(node, query, walk, left, original, scale)
+        elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float) and call.args[1]:
+            if query in walk.calls and walk.calls[query].name in (
+                "matmul",
+                "bmm",
+            ):  # the scores are scaled, not the query
+                query = cast(torch.fx.Node, query.args[0])
+            scale = 1 / call.args[1] if call.name == "div" else call.args[1]
+            ratio = _by_shape(node, query, walk, left, original, scale)
         if ratio != 1.0:
-            _fold(walk, cast(torch.fx.Node, node.args[0]), ratio, factors, aliases)
+            _fold(walk, query, ratio, factors, aliases)
     return factors
 
 
@@ -63,19 +71,20 @@ def _ratio(query: Value, left: torch.Tensor) -> float:
 
 
 def _by_shape(
-    node: torch.fx.Node, walk: Walk, left: torch.Tensor, original: Attributes, scale: float, divided: bool
+    node: torch.fx.Node, query: torch.fx.Node, walk: Walk, left: torch.Tensor, original: Attributes, scale: float
 ) -> float:
-    """The ratio where a factor 1/sqrt(width) stands in the code, and no attribute holds it."""
-    value = walk.values[cast(torch.fx.Node, node.args[0])]
-    width = scale**2 if divided else scale**-2 if scale else 0.0
-    found = isinstance(value, Value) and value.shape and math.isclose(width, value.shape[-1], rel_tol=1e-6)
+    """The ratio where a factor 1/sqrt(width of the query) stands in the code, and no attribute holds it."""
+    value = walk.values[query]
+    found = isinstance(value, Value) and value.shape and math.isclose(scale**2 * value.shape[-1], 1, rel_tol=1e-6)
+    if not found:
+        return 1.0
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     held = any(
-        isinstance(number, float) and math.isclose(number, scale, rel_tol=1e-6)
+        isinstance(number, float) and any(math.isclose(number, kept, rel_tol=1e-6) for kept in (scale, 1 / scale))
         for path, _ in stack[-2:]
         for number in original.get(str(path), {}).values()
     )
-    return 1.0 if not found or held else _ratio(value, left)
+    return 1.0 if held else _ratio(value, left)
 
 
 def _fold(walk: Walk, start: torch.fx.Node, ratio: float, factors: Factors, aliases: dict[str, str]) -> None:

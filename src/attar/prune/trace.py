@@ -7,10 +7,11 @@ wrong (a number read out of a tensor, data moved behind the dispatcher's back, c
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +58,10 @@ class Ref:
     kind: str
     key: Any
     item: int = -1
+
+
+OWN = frozenset(vars(nn.Module()))
+"""What every module holds for torch."""
 
 
 @dataclass
@@ -198,8 +203,16 @@ def _sized_by_data(func: Any, args: Any) -> bool:
     return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
 
 
-def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Trace:
+def run(
+    model: nn.Module,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+    watch: Callable[[Trace], TorchFunctionMode] = lambda trace: _NothingBehind(),
+) -> Trace:
     """One forward, written down. The network, its buffers and all random states are as before.
+
+    Args:
+        watch: sees the functions that the network calls, beside what was written down so far.
 
     Raises:
         Exception: the network does what this trace cannot tell, or cannot run.
@@ -211,6 +224,7 @@ def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) 
     arguments, keywords = tree_map(lambda leaf: leaf, torch.utils._pytree.tree_unflatten(leaves, inputs))
     stack: list[tuple[str, str]] = []
     with ExitStack() as around:
+        around.enter_context(caches_apart(model))
         around.enter_context(_left_alone(model))
         names = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
         around.enter_context(_paths_noted(model, stack))
@@ -219,7 +233,7 @@ def run(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) 
         around.enter_context(enable_python_dispatcher())
         around.enter_context(enable_pre_dispatch())
         around.enter_context(recorder)
-        around.enter_context(_NothingBehind())
+        around.enter_context(watch(recorder.trace))
         found = model(*arguments, **keywords)
     known_dataclasses(found)
     results, outputs = tree_flatten(found)
@@ -243,6 +257,22 @@ def known_dataclasses(found: Any) -> bool:
     if kinds:
         known_dataclasses(found)
     return bool(kinds)
+
+
+@contextmanager
+def caches_apart(model: nn.Module) -> Iterator[None]:
+    """What the code of modules keeps in lists and dicts of theirs, from one forward to the next, is as before after this."""
+    before = {
+        module: {name: item for name, item in vars(module).items() if type(item) in (dict, list) and name not in OWN}
+        for module in model.modules()
+    }
+    for module, held in before.items():
+        vars(module).update({name: copy.copy(item) for name, item in held.items()})
+    try:
+        yield
+    finally:
+        for module, held in before.items():
+            vars(module).update(held)
 
 
 @contextmanager
