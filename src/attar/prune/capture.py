@@ -81,18 +81,30 @@ def copied(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf})
 
 
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All parameters and buffers by their first qualified name."""
-    parameters: dict[str, torch.Tensor] = {}
-    buffers: dict[str, torch.Tensor] = {}
+def all_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by every path, outermost first: `named_modules(remove_duplicate=False)`, which takes longer."""
+    found: dict[str, nn.Module] = {}
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        found[path] = module
+        children = [(f"{path}.{name}" if path else name, child) for name, child in module._modules.items()]
+        waiting += [(name, child) for name, child in reversed(children) if child is not None]
+    return found
+
+
+def named_tensors(model: nn.Module, buffers: bool = True) -> dict[str, torch.Tensor]:
+    """All parameters by their first qualified name, then all buffers if these are wanted."""
+    found: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
-    for path, module in model.named_modules():  # one walk, where named_parameters and named_buffers are two
-        for found, own in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in own.items():
+    modules = all_modules(model)
+    for kind in ("_parameters", "_buffers") if buffers else ("_parameters",):
+        for path, module in modules.items():
+            for name, tensor in vars(module)[kind].items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
                     found[f"{path}.{name}" if path else name] = tensor
-    return {**parameters, **buffers}
+    return found
 
 
 @contextmanager

@@ -220,7 +220,7 @@ class Pruner:
         limits, settings = self.limits(budget), self._settings()
         if "bytes" in limits:  # a network that runs its captured graph saves that graph's constants too
             limits["bytes"] -= self.cost().bytes - self.costs.cost()["bytes"]
-        scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
+        scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
         if "latency" not in limits:
             return choose(self.structure, scores, limits, self.allocation, **settings)
         batch, threads = (budget.batch, budget.threads) if isinstance(budget, Budget) else (1, 1)
@@ -234,7 +234,7 @@ class Pruner:
         """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
         if not 0 < share <= 1:
             raise ValueError(f"share={share!r}: give a fraction above 0 and at most 1")
-        scores = score(self.structure, dict(self.model.named_parameters()), self.importance, context)
+        scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
         settings = self._settings()
         kept: Kept = {}
         for ladder in ladders(
@@ -271,7 +271,7 @@ class Pruner:
         before, groups = self._after or self.cost(), self.groups
         indices = kept_indices(self.structure, kept)
         empty = next(
-            (f"{name} (dimension {dim})" for name, cuts in indices.items() for dim, i in cuts if not len(i)), ""
+            (f"{name} (dimension {dim})" for name, cuts in indices.items() for dim, i in cuts if not i.numel()), ""
         )
         if empty:
             raise ProofError(f"the cut was not done: nothing would be left of {empty}; keep one unit of it at least")

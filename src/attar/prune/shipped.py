@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
-from attar.prune.capture import numbers
+from attar.prune.capture import all_modules, numbers
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.written import read_graph, write_graph
@@ -47,7 +47,7 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
 
 def unship(model: nn.Module) -> None:
     """Let all modules run their own code again."""
-    for module in model.modules():
+    for module in all_modules(model).values():
         if _runs(module):
             del module.forward
             for name in [n for n, _ in module.named_buffers(recurse=False) if n.startswith(CONSTANT)]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.prune.capture import named_tensors
+from attar.prune.capture import all_modules, named_tensors
 from attar.prune.shipped import ship_written, shipped
 
 Indices = dict[str, list[tuple[int, torch.Tensor]]]
@@ -86,13 +86,13 @@ def plain_attributes(model: nn.Module) -> Attributes:
             for key, value in vars(module).items()
             if is_plain(value) and key != "training" and not key.startswith("__")
         }
-        for path, module in model.named_modules(remove_duplicate=False)
+        for path, module in all_modules(model).items()
     }
 
 
 def set_attributes(model: nn.Module, attributes: Attributes) -> None:
     """Write attributes back; a list stays a list, a tuple a tuple."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = all_modules(model)
     for path, values in attributes.items():
         module = modules[path]
         for name, value in values.items():
@@ -109,7 +109,7 @@ def layer_attributes(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], or
         original: plain attributes before any cut.
     """
     result: Attributes = {}
-    for path, module in model.named_modules():
+    for path, module in all_modules(model).items():
         if not isinstance(module, LAYERS):
             continue
         prefix = f"{path}." if path else ""
