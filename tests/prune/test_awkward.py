@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from attar.prune import Cut, ProofError, Pruner, count_params, describe, reshape
-from attar.prune.capture import named_tensors
+from attar.prune.modules import named_tensors
 
 
 def shares(pruner: Pruner, seed: int) -> dict[int, torch.Tensor]:

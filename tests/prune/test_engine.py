@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from attar.models import build
-from attar.prune import BudgetError, ProofError, Pruner, count_macs, count_params, describe, proof, reshape
+from attar.prune import BudgetError, Context, ProofError, Pruner, count_macs, count_params, describe, proof, reshape
+from attar.prune.importance import Parameters
+from attar.prune.structure import Group
 from attar.recipe import Budget
 
 EXAMPLE = torch.randn(2, 1, 28, 28)
@@ -122,3 +124,30 @@ def test_protected_modules_keep_their_units() -> None:
     pruner.step(Budget(params="50%"))
     assert pruner.model.layer1[0].conv1.weight.shape == (16, 16, 3, 3)
     assert pruner.model.layer3[0].conv1.weight.shape[0] < 64
+
+
+@pytest.mark.parametrize("floors", [None, 10])
+def test_a_share_is_planned_by_the_scores_of_the_groups_that_fall(floors: int | None) -> None:
+    """All groups are asked before the first cut; after it those that are above their share, and the plan is the same."""
+    asked: list[str] = []
+
+    def by_number(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
+        asked.append(group.name)
+        return torch.arange(group.size, dtype=torch.float64)
+
+    pruner = Pruner(student(), EXAMPLE, importance=by_number, floors=floors, prove=False)
+    sizes = pruner.widths()
+    pruner.cut(pruner.plan_share(0.99))
+    assert sorted(asked) == sorted(sizes)
+    for share in (0.97, 0.9, 0.5):
+        asked.clear()
+        before = pruner.widths()
+        kept = pruner.plan_share(share)
+        assert set(asked) == {name for name, size in before.items() if size > int(sizes[name] * share)}
+        for index, group in enumerate(pruner.groups):
+            if not group.protected:
+                keep = min(group.size, max(int(sizes[group.name] * share), floors or 1))
+                left = kept.get(index, torch.ones(group.size, dtype=torch.bool))
+                assert left.tolist() == [False] * (group.size - keep) + [True] * keep
+        pruner.cut(kept)
+    assert not pruner.plan_share(0.97)

@@ -60,13 +60,16 @@ class NumberPlaces:
         held = {
             path: sizes for path, module in modules.items() if (sizes := _sizes_held(module, original.get(path, {})))
         }
+        known: set[Any] = (
+            set()
+        )  # train mode does mostly what eval mode does: what became of its numbers need not be asked twice
         self._operations = [
             [
                 (node, path, any(number in held[path] for number in _whole_numbers(node)))
                 for node in walk.graph.module.graph.nodes
                 if node.op == "call_function"
                 for path in _paths(node)
-                if path in held
+                if path in held and _new(known, path, node, walk)
             ]
             for walk in walks
         ]
@@ -189,20 +192,41 @@ def _sizes_held(module: nn.Module, original: Mapping[str, Any]) -> set[int]:
     return {number for number in leaves(values) if type(number) is int and number > 1}
 
 
+def _new(known: set[Any], path: str, node: torch.fx.Node, walk: Walk) -> bool:
+    """Whether no operation is known of the same numbers and the same labels, which any cut makes the same of; then it is."""
+    call, made = walk.calls.get(node), walk.values[node]
+    if call is None or any(value.known is not None for value in call.values):
+        return True
+    values = [
+        value for value in [*call.values, *(made if isinstance(made, list) else [made])] if isinstance(value, Value)
+    ]
+    labels = [
+        (
+            value.shape,
+            bool(value.source),
+            *((plane.cut, plane.ids.shape, plane.ids.numpy().tobytes()) for plane in value.planes),
+        )
+        for value in values
+    ]
+    told = ["" if isinstance(leaf, torch.fx.Node) else repr(leaf) for leaf in leaves((node.args, node.kwargs))]
+    look = (path, node.target, *told, *labels)
+    if look in known:
+        return False
+    known.add(look)
+    return True
+
+
 def _whole_numbers(node: torch.fx.Node) -> list[int]:
     return [leaf for leaf in leaves((node.args, node.kwargs)) if type(leaf) is int]
 
 
-def leaves(item: Any) -> Iterator[Any]:
+def leaves(item: Any) -> list[Any]:
     """What lists, tuples and mappings of an operation's arguments hold, in order."""
     if isinstance(item, list | tuple):
-        for part in item:
-            yield from leaves(part)
-    elif isinstance(item, dict):
-        for part in item.values():
-            yield from leaves(part)
-    else:
-        yield item
+        return [leaf for part in item for leaf in leaves(part)]
+    if isinstance(item, dict):
+        return [leaf for part in item.values() for leaf in leaves(part)]
+    return [item]
 
 
 def _parts(changes: dict[int, int]) -> dict[int, int]:

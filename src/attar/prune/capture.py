@@ -16,6 +16,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
 from attar.prune import trace
+from attar.prune.modules import named_tensors
 
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -79,32 +80,6 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does."""
     held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
     return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf})
-
-
-def all_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by every path, outermost first: `named_modules(remove_duplicate=False)`, which takes longer."""
-    found: dict[str, nn.Module] = {}
-    waiting = [("", model)]
-    while waiting:
-        path, module = waiting.pop()
-        found[path] = module
-        children = [(f"{path}.{name}" if path else name, child) for name, child in module._modules.items()]
-        waiting += [(name, child) for name, child in reversed(children) if child is not None]
-    return found
-
-
-def named_tensors(model: nn.Module, buffers: bool = True) -> dict[str, torch.Tensor]:
-    """All parameters by their first qualified name, then all buffers if these are wanted."""
-    found: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    modules = all_modules(model)
-    for kind in ("_parameters", "_buffers") if buffers else ("_parameters",):
-        for path, module in modules.items():
-            for name, tensor in vars(module)[kind].items():
-                if tensor is not None and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found[f"{path}.{name}" if path else name] = tensor
-    return found
 
 
 @contextmanager
@@ -181,7 +156,7 @@ def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
         first, frees, longer = trace.run(model, arguments, keywords), [], trace.one_more(arguments, keywords)
         if longer is not None:
             (more, names), batch = longer
-            frees = trace.compared(first, trace.run(model, more, names), batch)
+            frees = trace.compared(first, trace.run(model, more, names, places=False), batch)
     builder = trace.Builder(first, frees, longer[1] if longer else 1)
     module = builder.build(named_tensors(model))
     told = numbers(tree_leaves((arguments, keywords)))

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from attar.prune.capture import Captured, Example, capture, named_tensors
+from attar.prune.capture import Captured, Example, capture
 from attar.prune.labels import Labels, Plane, Value
+from attar.prune.modules import named_tensors
 from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
 from attar.prune.rules import Call, einsum_products
 from attar.prune.solve import Solution, solve

@@ -12,12 +12,13 @@ from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
 from attar.prune.attributes import BY_USE, NumberPlaces, joined, mended_attributes, numbers_by_use, part_paths
-from attar.prune.capture import Example, batch_is_free, copied, in_mode, named_tensors
+from attar.prune.capture import Example, batch_is_free, copied, in_mode
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, choose_by_latency, measure_latency
+from attar.prune.modules import named_tensors
 from attar.prune.parts import as_captured, capture_parts
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.propagate import Walk
@@ -234,8 +235,11 @@ class Pruner:
         """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
         if not 0 < share <= 1:
             raise ValueError(f"share={share!r}: give a fraction above 0 and at most 1")
-        scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
         settings = self._settings()
+        falls = {i for i, whole in settings["original"].items() if self.groups[i].size > int(whole * share + 1e-9)}
+        # Before the first cut all groups are scored: a criterion that cannot judge one says so while all is whole.
+        only = None if self.structure is self.original else falls
+        scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context, only)
         kept: Kept = {}
         for ladder in ladders(
             self.structure, scores, None, settings["original"], settings["floors"], settings["round_to"]

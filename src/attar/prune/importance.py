@@ -8,8 +8,9 @@ A user's own is passed as a function, or named `package.module:function`; docs/e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -180,8 +181,12 @@ def score(
     parameters: Parameters,
     importance: str | Importance = "group_norm",
     context: Context | None = None,
+    only: Collection[int] | None = None,
 ) -> dict[int, torch.Tensor]:
     """Scores of every unit that may go: group index -> float64 (size,), on the CPU.
+
+    Args:
+        only: indices of the groups that are asked for; all if None.
 
     Raises:
         ValueError: unknown criterion, one that lacks what it needs, or a function whose answer is not a finite (size,)
@@ -190,7 +195,7 @@ def score(
     criterion, context = find_importance(importance), replace(context or Context(), sums={})
     scores = {}
     for index, group in enumerate(structure.groups):
-        if group.protected or not group.size:
+        if group.protected or not group.size or (only is not None and index not in only):
             continue
         values = torch.as_tensor(criterion(parameters, group, context)).detach().to("cpu", torch.float64)
         if tuple(values.shape) != (group.size,):
@@ -271,9 +276,10 @@ def _sum_sides(values: torch.Tensor, what: str, member: Member, context: Context
     if member.dim > 1 or values.dim() < 2:
         context.sums[what, member.tensor, member.dim] = _along(values, member.dim)
         return
-    plane = values.flatten(2).sum(2, dtype=torch.float64) if values.dim() > 2 else values.to(torch.float64)
-    for dim in (0, 1):
-        context.sums[what, member.tensor, dim] = plane.sum(1 - dim).cpu()
+    rows = values.to(torch.float64).flatten(1)  # a kernel of nine is summed with its row, in long runs
+    read = rows.sum(0)
+    context.sums[what, member.tensor, 0] = rows.sum(1).cpu()
+    context.sums[what, member.tensor, 1] = (read.view(values.shape[1], -1).sum(1) if values.dim() > 2 else read).cpu()
 
 
 def _relative(scores: torch.Tensor) -> torch.Tensor:
@@ -282,6 +288,7 @@ def _relative(scores: torch.Tensor) -> torch.Tensor:
     return scores / mean if mean > 0 else scores
 
 
+@cache
 def _is_bias(name: str) -> bool:
     last = name.rpartition(".")[2]
     return "bias" in last or last == "beta" or last.startswith("running_")

@@ -150,7 +150,8 @@ def compressed(ids: torch.Tensor, keep: int = -1) -> torch.Tensor:
 def compressed_together(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both without the dimensions along which neither changes."""
     for dim in range(min(first.dim(), second.dim())):
-        if first.dim() == second.dim() and _still(first, dim) and _still(second, dim):
+        alone = first.shape[dim] == 1 == second.shape[dim]
+        if first.dim() == second.dim() and not alone and _still(first, dim) and _still(second, dim):
             first, second = first.narrow(dim, 0, 1), second.narrow(dim, 0, 1)
     return first, second
 

@@ -11,9 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from attar.prune.capture import copied, in_mode, named_tensors
+from attar.prune.capture import copied, in_mode
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
+from attar.prune.modules import named_tensors
 from attar.prune.scales import Factors, multiply_rows
 from attar.prune.structure import Kept
 

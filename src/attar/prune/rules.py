@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from attar.prune.labels import Labels, Plane, Shape, Value, contract, normalised, pointwise
@@ -40,7 +41,7 @@ class Call:
     def free(self) -> frozenset[int]:
         return self.frees[0]
 
-    @property
+    @cached_property
     def values(self) -> list[Value]:
         """All tensors among the arguments."""
         return [v for v in _leaves((self.args, tuple(self.kwargs.values()))) if isinstance(v, Value)]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
-from attar.prune.capture import all_modules, numbers
+from attar.prune.capture import numbers
+from attar.prune.modules import all_modules
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.written import read_graph, write_graph

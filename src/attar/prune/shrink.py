@@ -30,7 +30,8 @@ def kept_indices(structure: Structure, kept: Kept) -> Indices:
             if lost is not None:
                 key = (member.tensor, member.dim)
                 gone[key] = gone[key] | lost if key in gone else lost
-    stay = {id(lost): torch.from_numpy(np.nonzero(~lost)[0]) for lost in gone.values()}
+    distinct = {id(lost): lost for lost in gone.values()}
+    stay = {key: torch.from_numpy(np.nonzero(~lost)[0]) for key, lost in distinct.items()}
     indices: Indices = {}
     for (tensor, dim), lost in sorted(gone.items()):
         indices.setdefault(tensor, []).append((dim, stay[id(lost)]))
@@ -39,9 +40,10 @@ def kept_indices(structure: Structure, kept: Kept) -> Indices:
 
 def merged_masks(masks: Kept, kept: Kept) -> Kept:
     """Masks over the units as captured, after a cut told in the numbering of now."""
-    result = {number: mask.clone() for number, mask in masks.items()}
+    result = dict(masks)
     for number, mask in kept.items():
-        result[number][torch.nonzero(masks[number])[:, 0][~mask]] = False
+        result[number] = masks[number].clone()
+        result[number][masks[number]] = mask
     return result
 
 
@@ -50,15 +52,19 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
     stay = {(tensor, dim): index for tensor, cuts in indices.items() for dim, index in cuts}
     groups = []
     for number, group in enumerate(structure.groups):
-        numbers = np.append(np.arange(group.size), -1)
+        size, row = group.size, group.row
         if number in kept:
             mask = kept[number].numpy()
             numbers = np.append(np.where(mask, mask.cumsum() - 1, -1), -1)
-            row = None if group.row is None else group.row[kept[number]]
-            group = dataclasses.replace(group, size=int(mask.sum()), row=row)
+            size, row = int(mask.sum()), None if row is None else row[kept[number]]
+        elif any((member.tensor, member.dim) in stay for member in group.members):  # beside units of another group
+            numbers = np.append(np.arange(size), -1)
+        else:
+            groups.append(group)
+            continue
         units: dict[tuple[int, int], torch.Tensor] = {}
         members = tuple(_shrunk_member(member, stay, numbers, units) for member in group.members)
-        groups.append(dataclasses.replace(group, members=members))
+        groups.append(dataclasses.replace(group, size=size, members=members, row=row))
     axes: dict[int, Axis] = {}
     old, now = (
         (structure.params, structure.bytes, structure.macs),

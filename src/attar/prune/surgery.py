@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.prune.capture import all_modules, named_tensors
+from attar.prune.modules import all_modules, named_tensors
 from attar.prune.shipped import ship_written, shipped
 
 Indices = dict[str, list[tuple[int, torch.Tensor]]]
@@ -66,7 +66,7 @@ def refill(tensor: torch.Tensor, data: torch.Tensor) -> None:
     """
     if tensor.requires_grad:
         other = torch.float32 if data.dtype == torch.float64 else torch.float64
-        tensor.data = torch.empty(0, device=data.device).to(other)
+        tensor.data = torch.empty(0, dtype=other, device=data.device)
     tensor.data = data
     tensor.grad = None
 

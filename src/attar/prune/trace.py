@@ -25,6 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from attar.prune.modules import all_modules, named_tensors
+
 PATIENCE = 1.0
 """Seconds of CPU that one forward may take; `torch.export`, which does not compute, is quicker for what takes longer."""
 BEHIND = frozenset(
@@ -123,7 +125,8 @@ class _Recorder(ProxyTorchDispatchMode):
         seen = self._read(args), {key: self._read(item) for key, item in kwargs.items()}
         if func._schema.is_mutable:
             self._check_written(func, args, kwargs)
-        found = func(*args, **kwargs)
+        with torch._C._DisablePythonDispatcher():  # what an operation does inside is not written down
+            found = func(*args, **kwargs)
         many = isinstance(found, list | tuple)
         results = list(found) if many else [found]
         tensors = [item for item in results if isinstance(item, torch.Tensor)]
@@ -208,16 +211,18 @@ def run(
     arguments: tuple[Any, ...],
     keywords: dict[str, Any],
     watch: Callable[[Trace], TorchFunctionMode] = lambda trace: _NothingBehind(),
+    places: bool = True,
 ) -> Trace:
     """One forward, written down. The network, its buffers and all random states are as before.
 
     Args:
         watch: sees the functions that the network calls, beside what was written down so far.
+        places: whether each step tells the modules around it.
 
     Raises:
         Exception: the network does what this trace cannot tell, or cannot run.
     """
-    if any(nn.parameter.is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()]):
+    if any(nn.parameter.is_lazy(tensor) for tensor in named_tensors(model).values()):
         raise Untraceable("a parameter without a shape yet")
     leaves, inputs = tree_flatten((arguments, keywords))
     leaves = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
@@ -226,8 +231,9 @@ def run(
     with ExitStack() as around:
         around.enter_context(caches_apart(model))
         around.enter_context(_left_alone(model))
-        names = {id(t): name for name, t in [*model.named_buffers(), *model.named_parameters()]}
-        around.enter_context(_paths_noted(model, stack))
+        names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+        if places:
+            around.enter_context(_paths_noted(model, stack))
         recorder = _Recorder(names, leaves, stack)
         around.enter_context(torch.no_grad())
         around.enter_context(enable_python_dispatcher())
@@ -308,7 +314,9 @@ def _left_alone(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _paths_noted(model: nn.Module, stack: list[tuple[str, str]]) -> Iterator[None]:
     """`stack` holds the modules that are running, outermost first."""
-    paths = {id(module): (path, type(module).__qualname__) for path, module in model.named_modules()}
+    paths: dict[int, tuple[str, str]] = {}
+    for path, module in all_modules(model).items():
+        paths.setdefault(id(module), (path, type(module).__qualname__))
 
     def enter(module: nn.Module, inputs: Any) -> None:
         stack.append(paths.get(id(module), ("", type(module).__qualname__)))
