@@ -60,9 +60,7 @@ class NumberPlaces:
         held = {
             path: sizes for path, module in modules.items() if (sizes := _sizes_held(module, original.get(path, {})))
         }
-        known: set[Any] = (
-            set()
-        )  # train mode does mostly what eval mode does: what became of its numbers need not be asked twice
+        known: set[Any] = set()  # train mode mostly does what eval mode does, and need not be asked again
         self._operations = [
             [
                 (node, path, any(number in held[path] for number in _whole_numbers(node)))
