@@ -37,6 +37,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers_networks import TRANSFORMERS  # noqa: E402
 
 import attar  # noqa: E402
+from attar.pipeline.environment import environment  # noqa: E402
 from attar.prune import Pruner, count_params  # noqa: E402
 
 CUTS = ("even", "random")
@@ -180,8 +181,10 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     lines = ["# Coverage", "", "Made by `scripts/coverage_matrix.py` from what it ran; not edited by hand.", ""]
     lines += [__doc__.split("\n\n")[2].replace("\n", " ").strip(), ""]
     ran = len({(library, name) for library, name, _ in results})
+    commits = sorted({str(result.get("commit")) for result in results.values()})
     lines += [
-        f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed.",
+        f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed. "
+        f"The code was that of commit {', '.join(f'`{commit[:12]}`' for commit in commits)}.",
         "",
     ]
     lines += [
@@ -242,6 +245,7 @@ def main() -> None:
     results = read(options.out)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     part, parts = map(int, options.part.split("/"))
+    commit = environment()["commit"]
     rows = sorted(networks(), key=lambda r: int(r["parameters"]))[part - 1 :: parts]
     for row in [] if options.report else rows:
         keys = [(row["library"], row["name"], cut) for cut in CUTS]
@@ -255,7 +259,7 @@ def main() -> None:
         options.count -= 1
         if options.count < 0:
             break
-        for result in run(row, options.seconds):
+        for result in run({**row, "commit": commit}, options.seconds):
             results[result["library"], result["name"], result["cut"]] = result
             with options.out.open("a") as file:
                 file.write(json.dumps(result) + "\n")
