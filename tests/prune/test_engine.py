@@ -6,6 +6,7 @@ import torch
 from attar.models import build
 from attar.prune import BudgetError, Context, ProofError, Pruner, count_macs, count_params, describe, proof, reshape
 from attar.prune.importance import Parameters
+from attar.prune.saved import saved_bytes
 from attar.prune.structure import Group
 from attar.recipe import Budget
 
@@ -151,3 +152,12 @@ def test_a_share_is_planned_by_the_scores_of_the_groups_that_fall(floors: int | 
                 assert left.tolist() == [False] * (group.size - keep) + [True] * keep
         pruner.cut(kept)
     assert not pruner.plan_share(0.97)
+
+
+def test_a_cut_tells_the_bytes_of_the_type_that_the_network_has_then() -> None:
+    model = student()
+    pruner = Pruner(model, EXAMPLE)
+    pruner.cut(pruner.plan_share(0.9))
+    before = saved_bytes(model.double())
+    cut = pruner.cut(pruner.plan_share(0.5))
+    assert (cut.before.bytes, cut.after.bytes) == (before, saved_bytes(model))

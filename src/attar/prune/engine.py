@@ -124,8 +124,6 @@ class Pruner:
         self._only_traced = False
         """Whether the quick trace stays though a graph is needed."""
         self._captured_parts: dict[str, list[Walk]] = {}
-        self._after: Cost | None = None
-        """What the network cost after the last cut."""
         self._last: tuple[Way, torch.Tensor, Attributes] | None = None
         """The numbers mended last: a cut asks for them when it is tried, and when it is done."""
         self._places: NumberPlaces | None = None
@@ -272,7 +270,8 @@ class Pruner:
 
     def cut(self, kept: Kept) -> Cut:
         """Remove all other units than these (of the network as it is now), proved and in place."""
-        before, groups = self._after or self.cost(), self.groups
+        tensors = named_tensors(self.model)
+        before, groups = self._cost(tensors), self.groups
         indices = kept_indices(self.structure, kept)
         empty = next(
             (f"{name} (dimension {dim})" for name, cuts in indices.items() for dim, i in cuts if not i.numel()), ""
@@ -282,14 +281,12 @@ class Pruner:
         structure = shrunk(self.structure, kept, indices)
         masks = merged_masks(self.masks, kept)
         error, way = self._prove(indices, masks) if self.prove and indices else (0.0, self.way)
-        tensors = named_tensors(self.model)
         scaled = self._apply(self.model, indices, masks, way, tensors)
         self.way = way
         self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
-        self._after = self._cost(tensors)
-        return Cut(removed, widths, indices, scaled, error, before, self._after, self._notes(removed))
+        return Cut(removed, widths, indices, scaled, error, before, self._cost(tensors), self._notes(removed))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Which units of the network as captured are left, group -> bool (size,); and who runs it, if not its own code."""
