@@ -3,7 +3,8 @@
     python benchmarks/scaling.py            # a minute and a half; needs two free cores
 
 `torchrun --nproc-per-node N -m attar run RECIPE` trains a ResNet-20 on labels, batches of 256 in all; the speed is what the
-run's own metrics say of its last epoch, so that start-up and export are left out.
+run's own metrics say of its last epoch, so that start-up and export are left out. As a control, two runs at once that share
+nothing, with half of the batch each: what the machine's two cores allow.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from measuring import Figure, Goal, Result, in_turn, main, ratio
 
 GOAL = 1.7
 BATCH = 256
+ONE, TWO, APART = "1 rank", "2 ranks", "control: 2 runs that share nothing"
 RECIPE = """
 name = "scaling"
 [data]
@@ -53,7 +55,29 @@ def images_per_second(ranks: int, folder: Path) -> float:
     out = folder / f"run-{ranks}"
     shutil.rmtree(out, ignore_errors=True)
     torchrun(ranks, "-m", "attar", "run", str(folder / "recipe.toml"), "--out", str(out))
+    return last_speed(out)
+
+
+def apart(folder: Path) -> float:
+    """Of the last epochs of two fresh runs at once, each of half the batch on one thread, together."""
+    outs = [folder / f"run-apart-{n}" for n in range(2)]
+    started = []
+    for out in outs:
+        shutil.rmtree(out, ignore_errors=True)
+        command = [sys.executable, "-m", "attar", "run", str(folder / "half.toml"), "--out", str(out)]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=one_thread()))
+    if any([process.wait() for process in started]):
+        raise RuntimeError("a run of the control failed")
+    return sum(last_speed(out) for out in outs)
+
+
+def last_speed(out: Path) -> float:
+    """Images/s of a run's last epoch."""
     return float(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"])
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(ranks: int, *arguments: str) -> str:
@@ -67,29 +91,33 @@ def torchrun(ranks: int, *arguments: str) -> str:
         str(ranks),
         *arguments,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=one_thread()).stdout
 
 
 def measure(quick: bool, threads: int) -> Result:
     batch, steps, epochs, rounds = (16, 2, 1, 1) if quick else (BATCH, 8, 4, 3)
-    speeds: dict[int, list[float]] = {1: [], 2: []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    speeds: dict[str, list[float]] = {name: [] for name in (ONE, TWO, APART)}
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
         rng = np.random.default_rng(0)
         arrays = {
             f"x_{part}": rng.integers(0, 256, (batch * steps, 28, 28), dtype=np.uint8) for part in ("train", "test")
         }
         labels = np.arange(batch * steps) % 10
         np.savez(folder / "data.npz", **arrays, y_train=labels, y_test=labels)
-        recipe = RECIPE.format(data=folder / "data.npz", epochs=epochs, batch=batch)
-        (folder / "recipe.toml").write_text(recipe)
-        cases = {n: lambda n=n: speeds[n].append(images_per_second(n, folder)) for n in speeds}
-        in_turn({str(n): call for n, call in cases.items()}, rounds, warmup=0)
+        for name, size in (("recipe", batch), ("half", batch // 2)):
+            (folder / f"{name}.toml").write_text(RECIPE.format(data=folder / "data.npz", epochs=epochs, batch=size))
+        cases = {
+            ONE: lambda: speeds[ONE].append(images_per_second(1, folder)),
+            TWO: lambda: speeds[TWO].append(images_per_second(2, folder)),
+            APART: lambda: speeds[APART].append(apart(folder)),
+        }
+        in_turn(cases, rounds, warmup=0)
     settings = {"network": "resnet20 (16, 32, 64)", "batch of all ranks": batch, "threads of a rank": 1}
     result = Result("scaling", "One rank and two", settings, threads)
-    result.figures = [Figure.of(f"{n} rank{'s' * (n > 1)}", "images/s", values) for n, values in speeds.items()]
-    result.goals = [Goal("two ranks / one", ratio("", speeds[2], speeds[1]), GOAL, at_least=True)]
+    result.figures = [Figure.of(name, "images/s", values) for name, values in speeds.items()]
+    result.figures.append(ratio(f"{APART} / {ONE}", speeds[APART], speeds[ONE]))
+    result.goals = [Goal("two ranks / one", ratio("", speeds[TWO], speeds[ONE]), GOAL, at_least=True)]
     if not result.goals[0].met and not quick:
         result.profile = torchrun(2, str(Path(__file__).parent / "rank_profile.py"), str(batch)).strip()
     return result

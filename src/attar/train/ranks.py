@@ -1,7 +1,8 @@
 """Ranks: processes that train one network together, as torchrun starts them, and what they tell each other.
 
 Every rank runs the same program; each takes its share of every batch. What must be one (files, plans, measured times) the
-first rank does and tells. Words go through gloo on the CPU, gradients through gloo or nccl.
+first rank does and tells. Words go through gloo on the CPU, or shared memory where they are few and all ranks on one machine;
+gradients through gloo or nccl.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from attar.train.mail import Mail, small
 
 LOST = ("gloo", "nccl", "connection", "broken pipe", "socket", "timed out")
 """Words in the errors of a broken connection, which come as plain RuntimeErrors from several libraries."""
@@ -40,6 +43,7 @@ class Ranks:
     count: int = 1
     local: int = 0
     """Number of this rank on its machine: the GPU that it takes."""
+    mail: Mail = field(default_factory=Mail, compare=False, repr=False)
 
     @classmethod
     def here(cls) -> Ranks:
@@ -77,6 +81,8 @@ class Ranks:
                 f"above ({str(error).splitlines()[0]:.200}). The same command goes on from the last checkpoint, on any "
                 "number of ranks"
             ) from error
+        finally:
+            self.mail.close()
         dist.destroy_process_group()
 
     def share(self, samples: Tensor) -> Tensor:
@@ -112,6 +118,8 @@ class Ranks:
 
     def total(self, tensor: Tensor) -> Tensor:
         """Sum over ranks; may write it into `tensor`."""
+        if self.count > 1 and self._mails(tensor):
+            return tensor.copy_(self.mail.gather(tensor).sum(0, dtype=tensor.dtype))
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
@@ -133,6 +141,8 @@ class Ranks:
         """Every rank's tensor, in the order of the ranks; they have the same shape and type."""
         if self.count == 1:
             return [tensor]
+        if self._mails(tensor):
+            return list(self.mail.gather(tensor))
         found = [torch.empty_like(tensor) for _ in range(self.count)]
         dist.all_gather(found, tensor.contiguous())
         return found
@@ -174,6 +184,16 @@ class Ranks:
                 f"rank {differing[0]} has {bytes(found[differing[0]].tolist()).hex()[:16]}; do all run the same attar, "
                 "torch and recipe?"
             )
+
+    def _mails(self, tensor: Tensor) -> bool:
+        """Whether a message goes through shared memory, which the first message that could opens."""
+        if small(tensor) and not self.mail.asked:
+
+            def all_can(can: bool) -> bool:
+                return not self.any(torch.tensor(not can)).item()
+
+            self.mail.open(self.rank, self.count, lambda said: str(self.tell_plain(lambda: said)), all_can)
+        return self.mail.fits(tensor)
 
     def _sent(self, content: bytes) -> bytes:
         size = torch.tensor([len(content)])
