@@ -36,7 +36,7 @@ def test_ranks_by_the_weights_given(tmp_path) -> None:
 
 
 def test_latency_is_measured_before_and_after() -> None:
-    code, said = planned("--latency", "90%", "--batch", "32")
+    code, said = planned("--latency", "60s", "--batch", "32")  # what any machine holds
     assert code == 0
     assert all(cell.endswith(" ms") and float(cell[:-3]) > 0 for cell in row(said, "latency")[1:3])
 
