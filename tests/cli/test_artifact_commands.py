@@ -1,5 +1,6 @@
 """export, predict and bench: views added to an artifact, names for pictures, and what each view costs."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -178,3 +179,29 @@ def test_pictures_become_what_the_network_takes(finished):
         file = Path(place) / "odd.png"
         Image.fromarray(np.arange(17 * 31 * 4, dtype=np.uint8).reshape(17, 31, 4)).save(file)
         assert attar("predict", finished / "artifact", file).exit_code == 0
+
+
+def test_what_an_artifact_names_does_not_steer_the_terminal(bare):
+    """Class names and builders come from strangers: no escape sequence, no turned writing, no half of a letter."""
+    picture = bare.parent / "picture.png"
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(picture)
+    arch = json.loads((bare / "arch.json").read_text())
+    names = ["\x1b[31mred", "\u202eturned", "\ud800", "größe 犬", *arch["class_names"][4:]]
+
+    def rewrite(changed: dict) -> None:
+        content = json.dumps(changed).encode()
+        (bare / "arch.json").write_bytes(content)
+        manifest = json.loads((bare / "manifest.json").read_text())
+        manifest["files"]["arch.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (bare / "manifest.json").write_text(json.dumps(manifest))
+
+    rewrite(arch | {"class_names": names})
+    result = attar("predict", bare, picture, "--top", "10")
+    assert result.exit_code == 0, result.output
+    assert all(word in result.output for word in (r"\x1b[31mred", r"\u202eturned", r"\ud800", "größe 犬"))
+    assert "\x1b" not in result.output and "\u202e" not in result.output
+    rewrite(arch | {"builder": {"name": "os:\x1b[2J", "arguments": {}}})
+    for command in (["predict", bare, picture], ["verify", bare]):
+        refused = attar(*command)
+        assert refused.exit_code in (1, 2) and "nothing was run" in refused.output
+        assert "\x1b" not in refused.output

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from attar.cli.app import app
+from attar.cli.compress import default_folder
 from attar.data import load_data
 from attar.models import build
 from attar.recipe import Budget, check_recipe, load_recipe, recipe_toml
@@ -67,6 +68,23 @@ def test_the_recipe_is_kept_and_reads_back_as_the_run(pruned, tmp_path):
     again = attar(*command)
     assert again.exit_code == 0
     assert "done before" in again.output
+
+
+def test_a_run_folder_is_found_where_none_is_given(weights, tmp_path, monkeypatch):
+    command = ["compress", "--teacher", "resnet20", "--teacher-argument", WIDTHS, "--weights", weights,
+               "--data", "digits", "--params", "50%", *QUICK, "prune.steps=1", "--epochs", "0.1"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert attar(*command, "--dry-run").exit_code == 0
+    assert not Path("runs").exists()
+    assert attar(*command).exit_code == 0
+    assert Path("runs/resnet20-compressed/artifact/manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "name, folder", [("hf-../my net/x-compressed", "hf-..-my-net-x-compressed"), ("own.nets-a", "own.nets-a")]
+)
+def test_the_run_folder_is_one_part_under_runs(name, folder):
+    assert default_folder(name) == Path("runs", folder)
 
 
 def test_a_student_is_distilled_first(weights, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,15 @@ def test_a_function_of_the_users_own_in_the_current_folder(images, tmp_path, mon
 def test_a_folder_without_a_configuration(tmp_path):
     with pytest.raises(ValueError, match="no configuration of a model"):
         build(f"hf:{tmp_path}")
+
+
+def test_a_dry_run_prints_a_recipe_and_tells_the_rest_aside(images, tmp_path):
+    (images / "violet").mkdir(exist_ok=True)
+    file = tmp_path / "teacher.safetensors"
+    save_file(build("resnet20", widths=[4, 6, 8], classes=3, in_channels=3).state_dict(), file)
+    result = attar("compress", "--teacher", "resnet20", "--teacher-argument", "widths=[4,6,8]", "--weights", file,
+                   "--data", f"folder:{images}", "--params", "50%", "--dry-run")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "violet/ has no pictures and is left out" in result.stderr
+    assert "1 of 61 pictures cannot be read" in result.stderr
+    assert tomllib.loads(result.stdout)["prune"]["budget"] == {"params": "50%"}

@@ -48,6 +48,7 @@ def test_train_and_test_folders(tmp_path: Path, cache: Path) -> None:
     fill(top / "val", 1, seed=2)
     (top / "train" / "notes.txt").write_text("not a picture")
     (top / "train" / "bee" / "notes.txt").write_text("not a picture")
+    (top / "train" / "aardvark").mkdir()
     told: list[str] = []
     data = load_data(f"folder:{top}", progress=lambda line, fraction: told.append(line))
     assert data.name == "animals"
@@ -57,6 +58,9 @@ def test_train_and_test_folders(tmp_path: Path, cache: Path) -> None:
     assert data.labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     assert data.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert any("val/ is left aside" in line for line in told)
+    assert [line for line in told if "no pictures" in line] == [
+        "animals: train/aardvark/ has no pictures and is left out; it is no class"
+    ]
 
     began = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     again = load_data("folder:animals", tmp_path)

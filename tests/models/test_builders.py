@@ -141,3 +141,13 @@ def test_spec_goes_through_json_and_refuses_what_json_cannot_hold():
         with pytest.raises(ValueError):
             BuilderSpec.from_dict(wrong)
     assert "resnet20" in builders()
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_a_torchvision_built_for_another_torch_is_told_as_that(name, monkeypatch):
+    def refuse(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("attar.models.registry.import_module", refuse)
+    with pytest.raises(ValueError, match=r"nms does not exist.*install the torchvision that fits your torch"):
+        build(name)

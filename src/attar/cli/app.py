@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,8 +70,18 @@ def under_way(folder: Path) -> Iterator[None]:
 
 def _stop(message: str, code: int, said: bool = True) -> None:
     if said:
-        print(f"attar: {message}", file=sys.stderr)
+        print(f"attar: {plain(message)}", file=sys.stderr)
     raise typer.Exit(code)
+
+
+def plain(text: str) -> str:
+    """The text without what would steer a terminal or cannot be written: artifacts name classes, files and builders.
+
+    Such characters are spelt out as Python does (`\\x1b`); letters of any script, spaces and line ends stay.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
+    )
 
 
 def _version(asked: bool) -> None:
@@ -239,7 +250,7 @@ def verify(
         import attar
 
         verification = attar.verify(artifact, allow=allow or ())
-        print(verification)
+        print(plain(str(verification)))
         if not verification.passed:
             raise typer.Exit(FAILED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +22,12 @@ def compress(
     ],
     weights: Annotated[Path, typer.Option(help="Its weights: safetensors, or a state dict saved by torch.")],
     data: Annotated[str, typer.Option(help="folder:PATH, npz:FILE, fashion-mnist, cifar10, ...")],
-    out: Annotated[Path, typer.Option(help="The run folder; continued if it exists.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Any value of the recipe, e.g. augment.flip=0."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
     ] = None,
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 25%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
@@ -76,11 +79,21 @@ def compress(
             student_arguments=arguments(student_argument or []),
             epochs=epochs,
         )
-        found = load_data(data, folder, lambda text, done: print(text) if done is not None else None, size)
+
+        def show(text: str, done: float | None) -> None:
+            if done is not None or dry_run:  # what is told without progress, the run tells again
+                typer.echo(text, err=dry_run)  # so that what a dry run prints is a recipe
+
+        found = load_data(data, folder, show, size)
         recipe = changed(compress_recipe(wish, found), overrides or ())
         print(recipe_toml(recipe))
         if not dry_run:
-            carry_out(recipe, out, tensorboard)
+            carry_out(recipe, out or default_folder(recipe.name), tensorboard)
+
+
+def default_folder(name: str) -> Path:
+    """`runs/NAME`, in one part: a builder's name may hold a path, as `hf:./folder` does."""
+    return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
 
 
 def arguments(pairs: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, Allow, app, explained
+from attar.cli.app import FAILED, Allow, app, explained, plain
 
 
 @app.command()
@@ -27,9 +27,9 @@ def predict(
         for guess in classify(artifact, pictures, top=top, view=view, allow=allow or ()):
             if guess.error:
                 failed += 1
-                print(f"attar: {guess.file}: {guess.error}", file=sys.stderr)
+                print(plain(f"attar: {guess.file}: {guess.error}"), file=sys.stderr)
                 continue
-            print(f"{guess.file}: " + ", ".join(f"{name} {share:.1%}" for name, share in guess.classes))
+            print(plain(f"{guess.file}: " + ", ".join(f"{name} {share:.1%}" for name, share in guess.classes)))
         if failed:
             print(f"attar: {failed} of {len(pictures)} pictures could not be read", file=sys.stderr)
             raise typer.Exit(FAILED)

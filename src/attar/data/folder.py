@@ -54,7 +54,13 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
     parts = [(train or folder, False)] + [(test, True) for test in tests[:1] if train]
     for aside in tests[1:] if train else []:
         tell(progress, f"{folder.name}: {aside.name}/ is left aside; {tests[0].name}/ is the test part")
-    found = [(path, files, test) for place, test in parts for path, files in _class_folders(place)]
+    inside = [(path, files, test) for place, test in parts for path, files in _class_folders(place)]
+    for path, files, _ in inside:
+        if not files:
+            tell(
+                progress, f"{folder.name}: {path.relative_to(folder)}/ has no pictures and is left out; it is no class"
+            )
+    found = [(path, files, test) for path, files, test in inside if files]
     class_names = [path.name for path, _, test in found if not test]
     if len(class_names) < 2:
         raise DataError(
@@ -73,13 +79,12 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
 
 
 def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
-    """The sub-folders that have pictures, at any depth, and these, by name."""
+    """The sub-folders, and the pictures that each has at any depth, by name."""
     inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = [
+    return [
         (path, sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
         for path in inner
     ]
-    return [(path, files) for path, files in found if files]
 
 
 def _key(folder: Path, pictures: Sequence[_Picture], size: int | None) -> str:

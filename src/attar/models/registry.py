@@ -30,6 +30,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 LIBRARIES = {"attar": "attar", "timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
 """What stands before the colon, and the package that it means."""
+FITTING_TORCHVISION = "install the torchvision that fits your torch (see pytorch.org)"
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def build_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 def build_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A classifier of torchvision by its name there; inputs have 3 channels."""
-    import_library("torchvision", "install the torchvision that fits your torch (see pytorch.org)")
+    import_library("torchvision", FITTING_TORCHVISION)
     models = import_module("torchvision.models")
     if name not in models.list_models(module=models):
         raise ValueError(f"torchvision has no classifier {name!r}{closest(name, models.list_models(module=models))}")
@@ -169,7 +170,9 @@ def import_library(name: str, remedy: str) -> ModuleType:
     """Import an optional library; raises ValueError that says how to get it."""
     try:
         return import_module(name)
-    except (ImportError, RuntimeError) as error:  # torchvision beside a torch it was not built for: RuntimeError
+    except (ImportError, RuntimeError) as error:
+        if "torchvision::" in str(error):  # beside a torch that it was not built for; timm imports it too
+            remedy = FITTING_TORCHVISION
         raise ValueError(f"{name} cannot be imported ({error}); {remedy}") from error
 
 
