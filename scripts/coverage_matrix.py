@@ -181,10 +181,10 @@ def page(results: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     lines = ["# Coverage", "", "Made by `scripts/coverage_matrix.py` from what it ran; not edited by hand.", ""]
     lines += [__doc__.split("\n\n")[2].replace("\n", " ").strip(), ""]
     ran = len({(library, name) for library, name, _ in results})
-    commits = sorted({str(result.get("commit")) for result in results.values()})
+    commits = sorted({str(result.get("commit")) for result in results.values()})  # or what is known of it, in words
     lines += [
         f"{ran} of {len(rows)} networks have been run; one that is not listed has not, and counts as not passed. "
-        f"The code was that of commit {', '.join(f'`{commit[:12]}`' for commit in commits)}.",
+        f"The code was that of commit {', '.join(commits)}.",
         "",
     ]
     lines += [
