@@ -1,6 +1,6 @@
 """One rank against two, each of one thread: images/s of a whole run's training stage under torchrun.
 
-    python benchmarks/scaling.py            # a minute and a half; needs two free cores
+    python benchmarks/scaling.py            # three minutes; needs two free cores
 
 `torchrun --nproc-per-node N -m attar run RECIPE` trains a ResNet-20 on labels, batches of 256 in all; the speed is what the
 run's own metrics say of its last epoch, so that start-up and export are left out. As a control, two runs at once that share

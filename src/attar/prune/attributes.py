@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from attar.prune.labels import Value
+from attar.prune.modules import all_modules
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
+from attar.prune.rules import leaves
 from attar.prune.surgery import Attributes
 
 WHOLE = re.compile(
@@ -55,7 +57,7 @@ class NumberPlaces:
 
     def __init__(self, walks: list[Walk], model: nn.Module, original: Attributes) -> None:
         self.walks, self.original = walks, original
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = all_modules(model)
         self.classes = {path: class_name(module) for path, module in modules.items()}
         held = {
             path: sizes for path, module in modules.items() if (sizes := _sizes_held(module, original.get(path, {})))
@@ -129,7 +131,7 @@ def numbers_by_use(model: nn.Module, original: Attributes) -> Attributes:
     """The attributes that may have to be mended by their use."""
     return {
         path: {name: value for name, value in original[path].items() if not WHOLE.search(name)}
-        for path, module in model.named_modules(remove_duplicate=False)
+        for path, module in all_modules(model).items()
         if _sizes_held(module, original.get(path, {}))
     }
 
@@ -216,15 +218,6 @@ def _new(known: set[Any], path: str, node: torch.fx.Node, walk: Walk) -> bool:
 
 def _whole_numbers(node: torch.fx.Node) -> list[int]:
     return [leaf for leaf in leaves((node.args, node.kwargs)) if type(leaf) is int]
-
-
-def leaves(item: Any) -> list[Any]:
-    """What lists, tuples and mappings of an operation's arguments hold, in order."""
-    if isinstance(item, list | tuple):
-        return [leaf for part in item for leaf in leaves(part)]
-    if isinstance(item, dict):
-        return [leaf for part in item.values() for leaf in leaves(part)]
-    return [item]
 
 
 def _parts(changes: dict[int, int]) -> dict[int, int]:

@@ -23,10 +23,10 @@ from attar.prune.capture import (
     copied,
     in_mode,
     is_free,
-    named_tensors,
     numbers,
     program_graph,
 )
+from attar.prune.modules import named_tensors
 from attar.prune.propagate import Walk, hints, modules_around, operation_name
 from attar.prune.shipped import unship
 from attar.prune.surgery import Attributes, set_attributes

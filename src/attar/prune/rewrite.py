@@ -34,9 +34,8 @@ class Rewriter:
         for node in old.nodes:
             copy = new.node_copy(node, lambda n: places[n])
             if copy.target is aten.view.default:
-                copy.target = (
-                    aten.reshape.default
-                )  # other kernels, on other machines, lay their results otherwise in memory
+                # other kernels, on other machines, lay their results otherwise in memory
+                copy.target = aten.reshape.default
             call = self.walk.calls.get(node)
             if call is not None and self._touched(node, call):
                 try:

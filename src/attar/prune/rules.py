@@ -44,15 +44,18 @@ class Call:
     @cached_property
     def values(self) -> list[Value]:
         """All tensors among the arguments."""
-        return [v for v in _leaves((self.args, tuple(self.kwargs.values()))) if isinstance(v, Value)]
+        return [v for v in leaves((self.args, self.kwargs)) if isinstance(v, Value)]
 
 
 Rule = Callable[[Labels, Call], Any]
 
 
-def _leaves(tree: Any) -> list[Any]:
+def leaves(tree: Any) -> list[Any]:
+    """What lists, tuples and mappings of an operation's arguments hold, in order."""
     if isinstance(tree, list | tuple):
-        return [leaf for item in tree for leaf in _leaves(item)]
+        return [leaf for item in tree for leaf in leaves(item)]
+    if isinstance(tree, dict):
+        return [leaf for item in tree.values() for leaf in leaves(item)]
     return [tree]
 
 

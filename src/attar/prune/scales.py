@@ -49,10 +49,8 @@ def width_factors(
             scale = call.kwargs.get("scale")
             ratio = _ratio(call.args[0], left) if scale is None else _by_shape(node, query, walk, left, original, scale)
         elif call.name in ("mul", "div") and len(call.args) > 1 and isinstance(call.args[1], float) and call.args[1]:
-            if query in walk.calls and walk.calls[query].name in (
-                "matmul",
-                "bmm",
-            ):  # the scores are scaled, not the query
+            # the scores are scaled, not the query
+            if query in walk.calls and walk.calls[query].name in ("matmul", "bmm"):
                 query = cast(torch.fx.Node, query.args[0])
             scale = 1 / call.args[1] if call.name == "div" else call.args[1]
             ratio = _by_shape(node, query, walk, left, original, scale)
