@@ -165,7 +165,7 @@ def _command(function: Callable[..., Any], path: str) -> str:
             usage.append(shown)
         else:
             option = next(iter(info.param_decls or ()), "--" + parameter.name.replace("_", "-"))
-            value = "" if kind is bool else info.metavar or _values(kind)
+            value = "" if kind in (bool, bool | None) else info.metavar or _values(kind)
             shown = f"{option} {value}".rstrip()
             usage += [] if given else [shown]
         if given and parameter.default not in (None, False) and "[default" not in meaning:

@@ -55,6 +55,26 @@ def own_function() -> bytes:
     return onnx_file([helper.make_node("Same", ["first"], ["logits"], domain="own")], [function])
 
 
+def other_domain() -> bytes:
+    return onnx_file([helper.make_node("EPContext", ["first"], ["logits"], domain="com.microsoft")])
+
+
+def for_training() -> bytes:
+    model = onnx.load_from_string(onnx_file([helper.make_node("Identity", ["first"], ["logits"])]))
+    model.training_info.add().algorithm.name = "steps"
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "make, words", [(other_domain, "EPContext of 'com.microsoft'"), (for_training, "for training")]
+)
+def test_what_is_not_of_the_standard_is_refused(artifact, make, words):
+    rewrite(artifact, "model.onnx", make())
+    with pytest.raises(ArtifactError, match=words):
+        open_view(artifact, "model.onnx")
+    assert {check.name for check in verify(artifact).checks if check.passed is False} == {"view model.onnx"}
+
+
 @pytest.mark.parametrize("make, words", [(loop, "repeats itself .Loop"), (own_function, "functions of its own")])
 def test_graphs_that_could_run_forever(artifact, make, words):
     onnx.checker.check_model(onnx.load_from_string(make()))

@@ -89,6 +89,16 @@ def test_a_view_that_does_worse_is_flagged():
     assert "loses 1.00 points" in flags["model.int8.onnx"][2]
 
 
+def test_a_view_that_gains_accuracy_but_says_something_else_is_flagged():
+    from attar.pipeline.exporting import judged
+
+    good = {"bytes": 1, "difference": 0.0, "agreement": 1.0, "agrees": True, "milliseconds": 1.0}
+    views = [{"name": name, **good} for name in ("model.safetensors", "model.int8.onnx")]
+    tested = {"model.safetensors": {"hits": 150, "n": 200, "accuracy": 0.75, "differing": 0}}
+    tested["model.int8.onnx"] = {"hits": 160, "n": 200, "accuracy": 0.8, "differing": 47}
+    assert judged(views, tested)[1]["flags"] == ["disagrees with the network on 47 of 200 test images"]
+
+
 def test_a_view_whose_library_is_missing_is_left_out_unless_asked_for(bare, monkeypatch):
     from attar.artifact import views
     from attar.pipeline.exporting import add_views, check_libraries, wanted_views
@@ -163,6 +173,18 @@ def test_bench_measures_teacher_and_view(finished):
         assert [one["batch"] for one in row["measured"]] == [1, 16]
         assert all(one["seconds"] > 0 and one["peak_bytes"] > one["own_bytes"] >= 0 for one in row["measured"])
     assert rows["model.onnx"]["file_bytes"] == (finished / "artifact" / "model.onnx").stat().st_size
+
+
+def test_bench_measures_all_there_is(finished, bare):
+    short = ("--batches", "1", "--seconds", "0")
+    everything = attar("bench", finished / "artifact", *short)
+    assert everything.exit_code == 0, everything.output
+    named = ["teacher", "network", *view_names(finished / "artifact")]
+    assert [line.split(" | ")[0] for line in everything.output.splitlines() if " kB" in line] == [
+        f"| {n}" for n in named
+    ]
+    without = attar("bench", bare, *short)
+    assert without.exit_code == 0 and "The teacher is not measured: " in without.output
 
 
 def test_bench_tells_of_a_run_without_a_teacher(bare):

@@ -154,6 +154,31 @@ def test_a_file_in_the_teachers_place_gives_the_same_student(place, shipped):
     assert f"outputs of resnet20 for 2 epochs of views (teacher.safetensors), {taught:.2%}".replace("%", " %") in page
 
 
+def test_a_file_may_bring_what_the_teacher_says_of_the_test_images(place, shipped):
+    whole = place / "whole.safetensors"
+    attar("cache", "export", place / "on", whole, "--one-byte", "--test")
+    run(load_recipe(shipped, [f"teacher.outputs={whole}"]), place / "whole")
+    facts, taught = (json.loads((place / name / "artifact" / "report.json").read_text()) for name in ("whole", "on"))
+    assert facts["test"]["teacher"] == taught["test"]["teacher"]
+    assert facts["cost"]["teacher"] == taught["cost"]["teacher"] and facts["latency"]["teacher"] > 0
+    said, before = (json.loads((place / n / "artifact" / "predictions.json").read_text()) for n in ("whole", "on"))
+    assert said["teacher"] == before["teacher"]
+    assert "teacher" in (place / "whole" / "artifact" / "report.html").read_text()
+    (pool,) = kept_pools(pools_folder())
+    assert "name its run folder" in refused("cache", "export", pool.key, place / "none.safetensors", "--test")
+
+
+def test_damaged_outputs_for_test_images_are_refused(place, shipped, tmp_path):
+    whole = place / "damaged-test.safetensors"
+    attar("cache", "export", place / "on", whole, "--test")
+    with safe_open(whole, framework="pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["test"][3, 0] ^= 1
+    save_file(tensors, tmp_path / "broken.safetensors", facts)
+    said = refused("run", shipped, f"teacher.outputs={tmp_path}/broken.safetensors", "--out", tmp_path / "run")
+    assert "its outputs for the test images are damaged" in said
+
+
 def test_a_byte_for_each_logit_is_enough(place, shipped):
     small = place / "small.safetensors"
     said = attar("cache", "export", place / "on", small, "--one-byte")

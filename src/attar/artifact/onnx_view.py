@@ -15,6 +15,8 @@ from attar.artifact.views import ONNX, FromPixels, Runner, View, add_view, examp
 
 INPUT, OUTPUT = "images", "logits"
 REPEATING = frozenset(("Loop", "Scan", "SequenceMap"))
+DOMAINS = frozenset(("", "ai.onnx"))
+"""Operations of the standard itself; others, such as a runtime's own EPContext, may name files or foreign code."""
 
 
 def export_onnx(
@@ -85,7 +87,7 @@ def strip(model: Any) -> None:
 
 
 def check_alone(content: bytes) -> None:
-    """Raise ArtifactError if the file wants numbers from other files, which ONNX Runtime would read, or could run forever."""
+    """Raise ArtifactError if the file wants anything outside itself or the ONNX standard, or could run forever."""
     onnx = import_extra("onnx", "onnx")
     try:
         model = onnx.load_from_string(content)
@@ -93,7 +95,13 @@ def check_alone(content: bytes) -> None:
         raise ArtifactError(f"the file is no ONNX: {error!s:.300}") from error
     if model.functions:
         raise ArtifactError("the ONNX file brings functions of its own; no network that attar exports needs any")
+    if model.training_info:
+        raise ArtifactError("the ONNX file brings graphs for training; no file that attar exports has any")
     for part in messages(model):
+        if part.DESCRIPTOR.name == "NodeProto" and part.domain not in DOMAINS:
+            raise ArtifactError(
+                f"the ONNX file asks for {part.op_type} of {part.domain!r}, which is not of the ONNX standard"
+            )
         if part.DESCRIPTOR.name == "NodeProto" and part.op_type in REPEATING:
             raise ArtifactError(
                 f"the ONNX file repeats itself ({part.op_type}); no network that attar exports needs to"

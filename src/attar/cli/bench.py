@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 @app.command()
 def bench(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
-    teacher: Annotated[bool, typer.Option("--teacher", help="The teacher too, from the run around it.")] = False,
+    teacher: Annotated[
+        bool | None,
+        typer.Option(
+            "--teacher/--no-teacher",
+            help="The teacher too, from the run around it. [default: where there is one, unless --view chooses]",
+            show_default=False,
+        ),
+    ] = None,
     view: Annotated[
         list[str] | None, typer.Option(help="Only this: network, onnx, int8 or pt2; repeat for more. [default: all]")
     ] = None,
@@ -28,21 +35,33 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
     allow: Allow = None,
 ) -> None:
-    """Measure latency, throughput, peak memory and size of the network and every view, each in a process of its own."""
+    """Measure latency, throughput, peak memory and size of teacher, network and views, each in a process of its own."""
     with explained():
         sizes = numbers(batches, "--batches")
         from attar.artifact import bench_all
 
         settings: dict[str, Any] = {"batches": sizes, "threads": threads, "seconds": seconds, "allow": allow or ()}
-        found: list[Bench] = []
-        if teacher:
-            from attar.pipeline.teacher import bench_teacher
-
-            found.append(bench_teacher(artifact, **settings))
+        found, without = ([], "") if teacher is False or (view and not teacher) else _teacher(artifact, settings)
+        if without and teacher:
+            raise ValueError(f"{without}; leave --teacher out")
         found += bench_all(artifact, view or (), **settings)
         print(as_text(found) if not as_json else json.dumps([asdict(row) for row in found], indent=1))
+        if without:
+            typer.echo(f"The teacher is not measured: {without}.", err=True)
         if any(row.error for row in found):
             raise typer.Exit(FAILED)
+
+
+def _teacher(artifact: Path, settings: dict[str, Any]) -> tuple[list[Bench], str]:
+    """What was measured of the teacher, or why it was not."""
+    from attar.artifact import ArtifactError
+    from attar.pipeline.folder import RunError
+    from attar.pipeline.teacher import bench_teacher
+
+    try:
+        return bench_teacher(artifact, **settings), ""
+    except (ArtifactError, RunError) as error:
+        return [], str(error)
 
 
 def as_text(found: list[Bench]) -> str:

@@ -109,6 +109,9 @@ def export(
     file: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     epochs: Annotated[int | None, typer.Option(min=1, help="The first so many view epochs. [default: all]")] = None,
     one_byte: Annotated[bool, typer.Option("--one-byte", help="A byte for each logit instead of two.")] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="The outputs for the test images too, for reports; of a run folder only.")
+    ] = False,
 ) -> None:
     """Write a pool as one file that stands in for the teacher: `[teacher] outputs = "FILE"` in a recipe."""
     from attar.cli.app import explained
@@ -119,5 +122,5 @@ def export(
         from attar.pipeline.filling import export_outputs
 
         with shower() as watcher:
-            made = export_outputs(source, file, epochs, one_byte, watcher)
+            made = export_outputs(source, file, epochs, one_byte, test, watcher)
         print(f"{file}: {made['epochs']} view epochs of {made['samples']:,} images, {megabytes(made['bytes'])}")

@@ -155,7 +155,7 @@ def _open(title: str, name: str, store: Path, progress: Progress | None) -> Imag
         (images[: len(train)], train),
         (images[len(train) :], test),
         tuple(index["class_names"]),
-        f"{title}, decoded into {store}",
+        title,
         index["fingerprint"],
     )
     return replace(data, store=store / PIXELS)

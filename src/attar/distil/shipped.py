@@ -2,7 +2,8 @@
 
 A safetensors file: `rows` uint8 (view epochs, samples, bytes of a row), coded as `coding` says; `samples` int64
 (samples,), ascending ids. Its metadata (JSON under the name `attar`) says what teacher, data, augmentation and seed the
-outputs belong to, and carries the rows' sha256.
+outputs belong to, and carries the rows' sha256. Perhaps `test`: the outputs for the plain test images in their order,
+uint8 (n, bytes), coded as `coding_for` the classes says; reports hold the student against them, training never sees them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from attar.data import random_order
-from attar.distil.coding import Coding, Levels, coding_named
+from attar.distil.coding import Coding, Levels, coding_for, coding_named
 from attar.distil.objective import Batch
 from attar.distil.pools import Kept
 
@@ -42,6 +43,8 @@ class ShippedOutputs:
     """int64 (n,), ascending."""
     coding: Coding
     temperature: float = 1.0
+    test: Tensor | None = None
+    """float32 (test images, classes), if the file has them."""
 
     def __call__(self, batch: Batch) -> Tensor:
         """The teacher's logits, float32 (batch, classes), on the device of the batch's images."""
@@ -49,17 +52,18 @@ class ShippedOutputs:
 
     def ahead(self, epoch: int, samples: Tensor) -> Tensor:
         """The same by the names of the views alone, on the CPU."""
-        index = torch.searchsorted(self.samples, samples.cpu())
+        index = torch.searchsorted(self.samples, samples.cpu().contiguous())
         return self.coding.decode(self.rows[epoch, index], self.temperature)
 
 
-def export_pool(pool: Kept, epochs: int | None = None, one_byte: bool = False) -> bytes:
+def export_pool(pool: Kept, epochs: int | None = None, one_byte: bool = False, test: Tensor | None = None) -> bytes:
     """The contents of a file that stands in for the teacher.
 
     Args:
         pool: where the outputs are.
         epochs: the first so many view epochs; all that are there unless given.
         one_byte: a byte for each logit instead of two.
+        test: the teacher's logits for the plain test images, float (test images, classes).
 
     Raises:
         OutputsError: an epoch is missing, incomplete or damaged, or the coding has no smaller form.
@@ -85,7 +89,11 @@ def export_pool(pool: Kept, epochs: int | None = None, one_byte: bool = False) -
         "row_bytes": coding.row_bytes,
         "rows": _digest(rows),
     }
-    return save({"rows": rows, "samples": samples}, metadata={"attar": json.dumps(facts)})
+    tensors = {"rows": rows, "samples": samples}
+    if test is not None:
+        tensors["test"] = coding_for(coding.classes).encode(test.float())
+        facts["test"] = _digest(tensors["test"])
+    return save(tensors, metadata={"attar": json.dumps(facts)})
 
 
 def read_outputs(path: Path, temperature: float) -> ShippedOutputs:
@@ -98,6 +106,7 @@ def read_outputs(path: Path, temperature: float) -> ShippedOutputs:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})["attar"])
             rows, samples = file.get_tensor("rows"), file.get_tensor("samples")
+            test = file.get_tensor("test") if "test" in facts else None
         if facts["format"] != FORMAT:
             raise OutputsError(f"it is of format {facts['format']}, this version of attar reads format {FORMAT}")
         coding = coding_named(facts["coding"], facts["classes"])
@@ -106,11 +115,25 @@ def read_outputs(path: Path, temperature: float) -> ShippedOutputs:
             raise OutputsError(f"its rows are {list(rows.shape)}, its description says {list(shape)}")
         if facts["rows"] != _digest(rows) or (samples[1:] <= samples[:-1]).any():
             raise OutputsError("its checksum does not fit its rows: it is damaged; fetch or export it again")
+        if test is not None:
+            test = _decoded_test(test, facts)
     except FileNotFoundError:
         raise OutputsError("there is no such file") from None
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise OutputsError(f"cannot be read as a teacher's outputs ({type(error).__name__}: {error})") from None
-    return ShippedOutputs(facts, rows, samples, coding, temperature)
+    return ShippedOutputs(facts, rows, samples, coding, temperature, test)
+
+
+def _decoded_test(rows: Tensor, facts: dict[str, Any]) -> Tensor:
+    coding = coding_for(facts["classes"])
+    if (
+        rows.dtype != torch.uint8
+        or rows.dim() != 2
+        or rows.shape[1] != coding.row_bytes
+        or facts["test"] != _digest(rows)
+    ):
+        raise OutputsError("its outputs for the test images are damaged; fetch or export it again")
+    return coding.decode(rows, 1.0)
 
 
 def _sorted_rows(pool: Kept, epoch: int, samples: Tensor) -> Tensor:

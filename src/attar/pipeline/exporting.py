@@ -18,6 +18,8 @@ EAGER = "model.safetensors"
 """The network itself, loaded by attar and run by torch: what views are held against."""
 TOLERATED_LOSS = 0.002
 """Share of the test images that a view may lose against the network before that is flagged."""
+TOLERATED_DIFFERING = 0.01
+"""Share of the test images on which a view may say another class than the network before that is flagged."""
 TOLERATED_SLOWNESS = 1.1
 
 
@@ -109,7 +111,8 @@ def export_views(
         images = data_of(path, data, folder, lambda text, done: note(text)).images
         if images.shape[1:] != artifact.golden_images(path).shape[1:]:
             raise ValueError(
-                f"the data's images are {list(images.shape[1:])}, the artifact takes {list(artifact.describe(path).input.size)}"
+                f"the data's images are {list(images.shape[1:])}, the artifact takes {list(artifact.describe(path).input.size)} "
+                "(channels, height, width); name the data that it was made for: --data, --folder"
             )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         images = images[order[:int8_images]]  # folders lie in the order of their classes
@@ -195,7 +198,9 @@ def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
         flags.append(f"held-out accuracy {accuracies}{why}; what ships is that {told[int8['shipped']]}")
     test = row.get("test", {})
     if "error" in test:
-        flags.append(f"failed on the test images: {test['error']}")
-    elif test and (lost := network["test"]["accuracy"] - test["accuracy"]) > TOLERATED_LOSS:
+        return [*flags, f"failed on the test images: {test['error']}"]
+    if test and test["differing"] > TOLERATED_DIFFERING * test["n"]:
+        flags.append(f"disagrees with the network on {test['differing']:,} of {test['n']:,} test images")
+    if test and (lost := network["test"]["accuracy"] - test["accuracy"]) > TOLERATED_LOSS:
         flags.append(f"loses {100 * lost:.2f} points on the test images")
     return flags

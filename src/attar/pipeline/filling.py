@@ -8,7 +8,7 @@ from typing import Any
 
 from attar.distil import ViewOutputs, cache_mode, export_pool, find_pool, pools_folder
 from attar.pipeline.folder import RunFolder
-from attar.pipeline.outputs import view_outputs
+from attar.pipeline.outputs import teacher_on_test, view_outputs
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import prepare
 from attar.pipeline.session import Session
@@ -47,7 +47,12 @@ def fill_pool(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, e
 
 
 def export_outputs(
-    source: str, file: str | Path, epochs: int | None = None, one_byte: bool = False, watcher: Watcher | None = None
+    source: str,
+    file: str | Path,
+    epochs: int | None = None,
+    one_byte: bool = False,
+    test: bool = False,
+    watcher: Watcher | None = None,
 ) -> dict[str, Any]:
     """Write a pool as one file that a recipe's `teacher.outputs` can name.
 
@@ -56,25 +61,33 @@ def export_outputs(
         file: the file to write.
         epochs: so many view epochs; all (of a pool), `distil.view_pool` (of a run) unless given.
         one_byte: keep a byte of each logit instead of two.
+        test: the outputs for the test images too, which reports hold the student against; from a run folder only.
 
     Returns:
         `bytes` of the file, `epochs`, and `samples`.
 
     Raises:
-        ValueError: no such pool or run, or an incomplete pool.
+        ValueError: no such pool or run, an incomplete pool, or `test` where there is but a pool.
         OSError: the file cannot be written.
     """
     refuse_ranks("attar cache export")
     watcher = watcher or Silent()
+    on_test = None
     if (Path(source) / "run.json").is_file():
         with RunFolder(source) as folder:
             recipe = check_recipe(folder.read_json("run.json")["recipe"], f"{source}/run.json")
             epochs = epochs or recipe.distil.view_pool
             if recipe.teacher_network is None or not epochs:
                 raise RecipeError(f"{source} has no pool of a teacher's outputs: no teacher, or distil.view_pool = 0")
-            source = _fill(prepare(recipe, folder, watcher), epochs, watcher).path.name
+            session = prepare(recipe, folder, watcher)
+            source = _fill(session, epochs, watcher).path.name
+            if test:
+                watcher.note(f"the teacher's outputs for {len(session.data.test_images):,} test images")
+                on_test = teacher_on_test(session)
+    elif test:
+        raise ValueError(f"the outputs for the test images take the teacher itself: name its run folder, not {source}")
     pool = find_pool(pools_folder(), source)
-    content = export_pool(pool, epochs, one_byte)
+    content = export_pool(pool, epochs, one_byte, on_test)
     write_atomically(Path(file), content)
     return {"bytes": len(content), "epochs": epochs or len(pool.epochs), "samples": pool.facts["samples"]["count"]}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from attar import artifact
 from attar.distil import (
     OutputsError,
     Pool,
@@ -23,11 +24,13 @@ from attar.distil import (
     read_outputs,
 )
 from attar.distil.cache import Evaluate
+from attar.distil.ensemble import Ensemble
 from attar.distil.store import BLOCK, file_bytes, megabytes
 from attar.models import LIBRARIES, BuilderSpec
 from attar.pipeline.environment import package_version
 from attar.pipeline.session import Session
 from attar.recipe import RecipeError, Teacher
+from attar.train import predict
 
 FORMAT = 1
 """Changed whenever outputs or their files would no longer mean the same."""
@@ -96,6 +99,8 @@ def shipped_outputs(session: Session) -> ShippedOutputs:
         }.items()
         if _at(there, name) != value
     ]
+    if found.test is not None and len(found.test) != len(session.data.test_images):
+        faults += [f"it tells of {len(found.test)} test images, there are {len(session.data.test_images)}"]
     unknown = ~torch.isin(session.split.train, found.samples)
     if not faults and unknown.any():
         faults = [f"it lacks {int(unknown.sum())} of the {len(unknown)} training images of this split"]
@@ -112,6 +117,40 @@ def teacher_facts(session: Session) -> dict[str, Any] | None:
     if teacher is None or teacher.outputs is None:
         return None
     return {"file": Path(teacher.outputs).name, **shipped_outputs(session).facts}
+
+
+def teacher_on_test(session: Session) -> torch.Tensor | None:
+    """The teacher's logits for the plain test images, float (n, classes): its network's, or those that its file brings.
+
+    None where there is no teacher, or a file without them.
+    """
+    teacher = session.recipe.teacher
+    if teacher is None:
+        return None
+    if teacher.outputs is not None:
+        return shipped_outputs(session).test
+    everyone = torch.arange(len(session.data.test_images))
+    return predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
+
+
+def fresh_teacher(session: Session) -> torch.nn.Module | None:
+    """The teacher with fresh weights, to be counted and timed: the recipe's network, or the one that its file tells of.
+
+    None where there is no teacher, or where the file's may not or cannot be built here.
+    """
+    teacher = session.recipe.teacher
+    if teacher is None:
+        return None
+    if teacher.outputs is None:
+        return session.build(teacher).eval()
+    facts = shipped_outputs(session).facts["teacher"]
+    specs = [BuilderSpec(member["name"], member["arguments"]) for member in facts.get("members", [facts])]
+    try:
+        members = [artifact.build_within(spec, 0, None, session.own_builder) for spec in specs]
+    except artifact.ArtifactError as error:
+        session.watcher.note(f"the teacher is not measured: {error}")
+        return None
+    return (Ensemble(members) if "members" in facts else members[0]).eval()
 
 
 def trained_teacher(session: Session) -> torch.nn.Module:

@@ -13,10 +13,9 @@ from attar import artifact
 from attar.artifact.replay import count_macs
 from attar.artifact.weights import own_tensors
 from attar.pipeline.exporting import views_on_test
-from attar.pipeline.outputs import trained_teacher
+from attar.pipeline.outputs import fresh_teacher, teacher_on_test
 from attar.pipeline.session import Session
 from attar.report import wilson_interval
-from attar.train import predict
 
 FILE = "test.json"
 LATENCY_SECONDS = 0.2
@@ -47,9 +46,8 @@ def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
     }
     views = session.folder.result("export")[1].get("views", [])
     found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
-    if session.recipe.teacher_network is not None:
-        everyone = torch.arange(len(images))
-        logits = predict(trained_teacher(session), session.test_views, everyone, session.machine, exact=True)
+    logits = teacher_on_test(session)
+    if logits is not None:
         sure, predictions = logits.softmax(1).max(1)
         found["teacher"] = accuracy_facts(int((predictions == labels).sum()), len(labels))
         found["predictions"]["teacher"] = predictions.tolist()
@@ -92,8 +90,8 @@ def _others(session: Session) -> Iterator[tuple[str, nn.Module]]:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         if recipe.prune is not None:
             yield "before", session.build(recipe.student).eval()
-        if recipe.teacher_network is not None:
-            yield "teacher", session.build(recipe.teacher_network).eval()
+        if (teacher := fresh_teacher(session)) is not None:
+            yield "teacher", teacher
 
 
 def _milliseconds(network: nn.Module, example: torch.Tensor) -> float:
