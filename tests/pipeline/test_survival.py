@@ -128,7 +128,9 @@ def _newest(out: Path) -> float:
 
 def _log(out: Path) -> list[dict]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_second", "seconds")} for line in lines
+    ]
 
 
 def _report(out: Path) -> dict:

@@ -167,11 +167,16 @@ class RunFolder:
         self._spent, self._since = 0.0, time.monotonic()
 
     def log(self, **values: Any) -> None:
-        """Append a line to the metrics."""
+        """Append a line to the metrics, with the `seconds` that the stage has taken so far."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps({**values, "seconds": self.seconds}) + "\n")
         if self._board is not None:
             self._board.line(values)
+
+    @property
+    def seconds(self) -> float:
+        """Of the stage under way, over all starts."""
+        return round(self._spent + time.monotonic() - self._since, 3)
 
     def show(self, points: Sequence[dict[str, Any]]) -> None:
         """Show points of the frontier where the run's log is shown."""
@@ -199,9 +204,8 @@ class RunFolder:
             with metrics.open("rb") as file:
                 os.fsync(file.fileno())
                 size = file.seek(0, os.SEEK_END)
-        seconds = round(self._spent + time.monotonic() - self._since, 3)  # of this stage, over all starts
         try:
-            write_checkpoint(self.path / name, tensors, {"seconds": seconds, **numbers, "metrics_bytes": size})
+            write_checkpoint(self.path / name, tensors, {"seconds": self.seconds, **numbers, "metrics_bytes": size})
         except OSError as error:
             raise RunError(
                 f"cannot write {self.path / name}: {error.strerror}; the last checkpoint is whole: "
