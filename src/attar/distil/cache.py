@@ -58,8 +58,8 @@ class Together(Protocol):
     def any(self, flags: Tensor) -> Tensor:
         """bool, of any shape: where any process's flag is set."""
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every process's tensor, in their order."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every process's tensor (...): (processes, ...), in their order."""
 
 
 @dataclass

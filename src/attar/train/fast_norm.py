@@ -50,9 +50,11 @@ def _folded(x: Tensor, fold: int) -> Tensor:
 
 def _unfolded(vectors: Tensor, fold: int) -> Tensor:
     """Repeat each of (n, C) vectors `fold` times: (n, fold*C), as long as folded rows."""
+    if fold == 1:
+        return vectors
     count, channels = vectors.shape
-    # for one channel reshape would be a view of stride 0, which the kernels do not expect
-    return vectors.unsqueeze(1).expand(count, fold, channels).reshape(count, fold * channels).contiguous()
+    # not reshape: for one channel it would be a view of stride 0, which the kernels do not expect
+    return vectors.unsqueeze(1).expand(count, fold, channels).contiguous().view(count, fold * channels)
 
 
 @functools.lru_cache(maxsize=64)
@@ -66,8 +68,13 @@ def _moments(rows: Tensor, fold: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
     # the kernel answers in the type of the running statistics it is given; with momentum 0 it leaves them alone
     unused = torch.zeros(rows.shape[1], dtype=dtype)
     means, variances = torch.batch_norm_update_stats(rows, unused, unused, 0.0)
-    between, mean = torch.var_mean(means.view(fold, -1), 0, correction=0)
-    return mean, between.add_(variances.view(fold, -1).mean(0))
+    return (means, variances) if fold == 1 else _pooled(means.view(fold, -1), variances.view(fold, -1))
+
+
+def _pooled(means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of parts of equal size, from theirs (parts, C)."""
+    between, mean = torch.var_mean(means, 0, correction=0)
+    return mean, between.add_(variances.mean(0))
 
 
 def _scale_shift(rows: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
@@ -114,7 +121,8 @@ class _FoldedNorm(torch.autograd.Function):
         _, dot, total = torch.ops.aten.native_batch_norm_backward(
             rows, x_rows, ones, long[2], ones, None, None, False, 0.0, [False, True, True]
         )
-        dot, total = dot.view(fold, -1).sum(0), total.view(fold, -1).sum(0)
+        if fold > 1:
+            dot, total = dot.view(fold, -1).sum(0), total.view(fold, -1).sum(0)
         d_scale = dot * inverse
         weight_type, bias_type = ctx.parameter_types
         d_weight = d_scale.to(weight_type) if ctx.needs_input_grad[1] else None
@@ -124,11 +132,12 @@ class _FoldedNorm(torch.autograd.Function):
             d_x = torch.empty_like(grad)
             if ctx.batch:
                 if ctx.ranks.count > 1:  # d_x depends on the sums over the whole batch
-                    d_scale, total = ctx.ranks.total(torch.stack((d_scale, total)))
+                    sums = ctx.ranks.total(torch.stack((d_scale, total)))
+                    d_scale, total = sums[0], sums[1]
                 # d_x = scale * (grad + slope * x + shift); the shift is that of the rounded slope, so that
                 # the mean of d_x is zero, as it must be
-                slope = (d_scale * inverse).div_(-count).to(x.dtype)
-                shift = torch.addcmul(total, slope, mean, value=count).mul_(scale).div_(-count)
+                slope = (d_scale * inverse).div_(-float(count)).to(x.dtype)
+                shift = torch.addcmul(total, slope, mean, value=count).mul_(scale).div_(-float(count))
                 out = _folded(d_x, fold)
                 slopes = _unfolded(slope.unsqueeze(0), fold).view(1, -1, *[1] * (rows.dim() - 2))
                 torch.addcmul(rows, x_rows, slopes, out=out)
@@ -178,12 +187,15 @@ def batch_norm(
 
 def _merged(mean: Tensor, variance: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor, int]:
     """Mean, biased variance and count of the batch of all ranks from those of their shares (Chan, Golub, LeVeque)."""
-    shares = torch.stack(ranks.gather(torch.stack((mean, variance, torch.full_like(mean, count)))))
-    means, variances, counts = shares.unbind(1)
-    whole = counts.sum(0)
-    mean = (means * counts).sum(0) / whole
-    variance = ((variances + (means - mean).square()) * counts).sum(0) / whole
-    return mean, variance, int(whole[0])
+    channels = len(mean)
+    shares = ranks.gather(torch.cat((mean, variance, mean.new_full((1,), count))))
+    means, variances, counts = shares[:, :channels], shares[:, channels:-1], shares[:, -1].tolist()
+    whole = int(sum(counts))
+    if min(counts) == max(counts):
+        return *_pooled(means, variances), whole
+    weights = shares[:, -1:] / whole
+    mean = (means * weights).sum(0)
+    return mean, ((variances + (means - mean).square()) * weights).sum(0), whole
 
 
 def _foldable(x: Tensor) -> bool:

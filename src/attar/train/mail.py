@@ -46,6 +46,7 @@ class Mail:
         """Whether `open` was called."""
         self._rank = self._count = self._sent = 0
         self._file = -1
+        self._typed: dict[torch.dtype, list[Tensor]] = {}
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether a tensor goes this way; the same answer on all ranks for tensors of one shape and type."""
@@ -80,6 +81,7 @@ class Mail:
             self._counters[self._rank * _STRIDE // 8 + 1] = 1
             os.close(self._file)
             del self._slots, self._counters
+            self._typed = {}
         self._file, self.asked = -1, False
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -89,13 +91,19 @@ class Mail:
             RuntimeError: the connection broke: a rank ended, or was silent for `TIMEOUT`.
         """
         self._sent += 1
-        size, slot = tensor.nbytes, self._slots[:, self._sent % 2]
-        slot[self._rank, :size] = tensor.detach().contiguous().view(-1).view(torch.uint8)
+        numbers, slots = tensor.numel(), self._slots_of(tensor.dtype)[self._sent % 2]
+        slots[self._rank, :numbers] = tensor.detach().reshape(-1)
         self._counters[self._rank * _STRIDE // 8] = self._sent
         for other in range(self._count):
             if other != self._rank:
                 self._wait(other)
-        return slot[:, :size].clone().view(tensor.dtype).view(self._count, *tensor.shape)
+        return slots[:, :numbers].clone().view(self._count, *tensor.shape)
+
+    def _slots_of(self, kind: torch.dtype) -> list[Tensor]:
+        """The even and the odd messages' slots, each (ranks, numbers of this type)."""
+        if kind not in self._typed:
+            self._typed[kind] = [self._slots[:, parity].view(kind) for parity in range(2)]
+        return self._typed[kind]
 
     def _map(self, file: int, rank: int, count: int) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, rank)  # the system takes it back when this process ends, however it does

@@ -128,6 +128,8 @@ class Ranks:
         """bool, of any shape, on the CPU: where any rank's flag is set."""
         if self.count == 1:
             return flags
+        if self._mails(flags):
+            return self.mail.gather(flags).any(0)
         found = flags.to(torch.uint8)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return found.bool()
@@ -137,15 +139,15 @@ class Ranks:
         for tensor in tensors:
             self.total(tensor.div_(self.count))
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, in the order of the ranks; they have the same shape and type."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Every rank's tensor (...), all of one shape and type: (ranks, ...), in the order of the ranks."""
         if self.count == 1:
-            return [tensor]
+            return tensor.unsqueeze(0)
         if self._mails(tensor):
-            return list(self.mail.gather(tensor))
+            return self.mail.gather(tensor)
         found = [torch.empty_like(tensor) for _ in range(self.count)]
         dist.all_gather(found, tensor.contiguous())
-        return found
+        return torch.stack(found)
 
     def tell(self, make: Callable[[], Told]) -> Told:
         """What the first rank makes of it; the others make nothing and are told."""
