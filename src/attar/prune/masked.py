@@ -42,10 +42,10 @@ class Masked(torch.fx.Interpreter):
             if node.op != "placeholder":
                 continue
             if node.name in self.walk.graph.tensors:
-                arguments.append(self.tensors[self.walk.graph.tensors[node.name]].clone())
+                arguments.append(self.tensors[self.walk.graph.tensors[node.name]])
             elif node.name in self.walk.graph.constants:
                 constant = self.walk.graph.constants[node.name]
-                arguments.append(constant.double() if constant.is_floating_point() else constant.clone())
+                arguments.append(constant.double() if constant.is_floating_point() else constant)
             elif node.name in self.walk.graph.inputs:
                 arguments.append(next(inputs))
             else:
@@ -55,7 +55,10 @@ class Masked(torch.fx.Interpreter):
     def run_node(self, node: torch.fx.Node) -> Any:
         call = self.walk.calls.get(node)
         if node.op == "placeholder":
-            return self._masked(super().run_node(node), self.walk.values[node])
+            given = super().run_node(node)
+            masked = self._masked(given, self.walk.values[node])
+            # the graph may write into it: never into the caller's own
+            return given.clone() if masked is given and isinstance(given, torch.Tensor) else masked
         if node.op != "call_function" or call is None:
             return super().run_node(node)
         args, kwargs = self.fetch_args_kwargs_from_env(node)
