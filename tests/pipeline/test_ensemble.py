@@ -103,4 +103,4 @@ def test_a_bad_member_is_named_before_anything_runs(tmp_path):
 
 def test_a_file_of_an_ensembles_outputs_is_told_by_its_members():
     facts = read_outputs(ROOT / "zoo/teachers/fashion-mnist.safetensors", 4.0).facts
-    assert teacher_name(facts["teacher"]) == "resnet50 + resnet20"
+    assert teacher_name(facts["teacher"]) == "resnet20 + resnet50"
