@@ -2,10 +2,9 @@
 
     python benchmarks/scaling.py            # four minutes; needs two free cores
 
-`torchrun --nproc-per-node N -m attar run RECIPE` trains a ResNet-20 on labels, batches of 256 in all. The speed is
-that of all epochs after the first, by the run's own metrics: start-up, the first step's choice of kernels and export are left
-out. As a control, two runs at once that share
-nothing, with half of the batch each: what the machine's two cores allow.
+`torchrun --nproc-per-node N -m attar run RECIPE` trains a ResNet-20 on labels, batches of 256 in all. The speed is that of
+all epochs after the first, by the run's own metrics: start-up, the first step's choice of kernels and export are left out.
+As a control, two runs at once that share nothing, with half of the batch each: what the machine's two cores allow.
 """
 
 from __future__ import annotations

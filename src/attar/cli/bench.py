@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.cli.app import FAILED, Allow, app, explained, numbers
+from attar.cli.app import FAILED, Allow, app, explained, numbers, plain
 
 if TYPE_CHECKING:
     from attar.artifact import Bench
@@ -47,7 +47,7 @@ def bench(
         found += bench_all(artifact, view or (), **settings)
         print(as_text(found) if not as_json else json.dumps([asdict(row) for row in found], indent=1))
         if without:
-            typer.echo(f"The teacher is not measured: {without}.", err=True)
+            typer.echo(f"The teacher is not measured: {plain(without)}.", err=True)
         if any(row.error for row in found):
             raise typer.Exit(FAILED)
 
