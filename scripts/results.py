@@ -29,6 +29,11 @@ Intervals are Wilson's at 95 %; sd is over seeds; p is McNemar's mid-p of paired
 shape and fresh weights, and is trained directly for as many images as the run's student saw."""
 
 
+ABLATIONS = """## Ablations
+
+Choices, on held-out training images; no test image was read. p is McNemar's mid-p against the best point of the table."""
+
+
 class RecordError(ValueError):
     """A record cannot be believed or read."""
 
@@ -81,18 +86,67 @@ def read_all(folder: Path) -> dict[str, list[Record]]:
     return found
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """A grid of runs, compared on held-out images."""
+
+    path: Path
+    points: dict[str, dict[str, Any]]
+    right: dict[str, list[bool]]
+    """For every point that did not break down: whether each held-out image is classified right."""
+
+
+def read_sweeps(folder: Path) -> list[Sweep]:
+    """All recorded sweeps, their figures checked against their predictions; raises RecordError."""
+    found = []
+    for file in sorted(folder.glob("sweeps/*/sweep.json")):
+        points = json.loads(file.read_text())["points"]
+        predictions = json.loads((file.parent / "predictions.json").read_text())
+        labels = predictions.pop("labels", [])
+        right = {who: [a == b for a, b in zip(labels, own, strict=True)] for who, own in predictions.items()}
+        for name, point in points.items():
+            said = point.get("held_out")
+            if said and (sum(right[name]), len(labels)) != (said["hits"], said["n"]):
+                raise RecordError(f"{file}: the record gives {name} {said['hits']} hits, its predictions do not")
+        found.append(Sweep(file.parent, points, right))
+    return found
+
+
 def settings(record: Record) -> dict[str, Any]:
     """The recipe without what may differ between seeds: the seed, where it was computed, and each seed's own teacher file."""
     recipe = {**record.facts["recipe"], "seed": None, "compute": None}
     return {**recipe, "teacher": recipe["teacher"] and {**recipe["teacher"], "weights": None, "outputs": None}}
 
 
-def page(found: dict[str, list[Record]], folder: Path) -> str:
+def page(found: dict[str, list[Record]], sweeps: list[Sweep], folder: Path) -> str:
     """RESULTS.md."""
     parts = [INTRO.format(records=folder.name), "## All recipes\n\n" + overview(found)]
     for name, records in found.items():
         parts += [f"## {name}", seeds(records), controls(records), frontier(records)]
+    if sweeps:
+        parts += [ABLATIONS, *(ablation(sweep) for sweep in sweeps)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def ablation(sweep: Sweep) -> str:
+    """A sweep's points, each against the best of them."""
+    best = max(sweep.right, key=lambda name: sum(sweep.right[name]))
+    rows = []
+    for name, point in sweep.points.items():
+        if name not in sweep.right:
+            rows.append([name, "-", "-", "-", "-", f"broke down: {point['error']}"])
+            continue
+        own = sweep.right[name]
+        seen = sum(count for stage, count in point["images_seen"].items() if stage != "teach")
+        p = "best" if name == best else f"{mcnemar(sweep.right[best], own).mid:.2g}"
+        rows.append([name, percent(sum(own) / len(own)), ends(own), p, f"{point['params']:,}", f"{seen:,}"])
+    heads = ["point", "held-out accuracy", "interval", "p against the best", "parameters", "images seen"]
+    facts = next(point for point in sweep.points.values() if "recipe" in point)
+    commits = sorted({short(point["environment"]["commit"]) for point in sweep.points.values() if "recipe" in point})
+    where = (
+        f"{facts['machine']['device']} ({facts['machine']['precision']}), commit {', '.join(f'`{c}`' for c in commits)}"
+    )
+    return f"### [{sweep.path.name}]({sweep.path.as_posix()})\n\n{where}.\n\n{table(heads, rows)}"
 
 
 def overview(found: dict[str, list[Record]]) -> str:
@@ -220,12 +274,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is not up to date")
     options = parser.parse_args()
     try:
-        found = read_all(options.records)
+        found, sweeps = read_all(options.records), read_sweeps(options.records)
     except RecordError as error:
         sys.exit(f"results: {error}")
     if not found:
         sys.exit(f"results: there are no records in {options.records}; `attar record RUN {options.records}` makes them")
-    text = page(found, options.records)
+    text = page(found, sweeps, options.records)
     if not options.check:
         options.out.write_text(text)
     elif not options.out.is_file() or options.out.read_text() != text:

@@ -217,6 +217,28 @@ def test_other_data_is_refused(place, shipped, tmp_path):
     assert 'data.fingerprint is "0123" in the file' in said
 
 
+def test_mixtures_are_kept_and_shipped_as_other_views_are(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    weights = place / "off" / "teach.safetensors"
+    mixed = load_recipe(place / "pooled.toml", [f"teacher.weights={weights}", "distil.mixup=0.7", "distil.alpha=0.6"])
+    monkeypatch.setenv("ATTAR_VIEW_CACHE", "off")
+    run(mixed, tmp_path / "off")
+    monkeypatch.delenv("ATTAR_VIEW_CACHE")
+    run(mixed, tmp_path / "on")
+    assert same_student(tmp_path / "off", tmp_path / "on")
+    assert not same_student(place / "off", tmp_path / "off")
+    attar("cache", "export", tmp_path / "on", tmp_path / "mixed.safetensors")
+    text = re.sub(r"(?s)\[teacher\].*\[student\]", SHIPPED.replace("FILE", str(tmp_path / "mixed.safetensors")), RECIPE)
+    (tmp_path / "mixed.toml").write_text(text)
+    run(load_recipe(tmp_path / "mixed.toml", ["distil.mixup=0.7", "distil.alpha=0.6"]), tmp_path / "shipped")
+    assert same_student(tmp_path / "off", tmp_path / "shipped")
+    said = refused("run", tmp_path / "mixed.toml", "--out", tmp_path / "plain")
+    assert "mixup is 0.7 in the file, null in the recipe" in said
+    fewer = ("distil.mixup=0.7", "data.held_out=200")
+    said = refused("run", tmp_path / "mixed.toml", *fewer, "--out", tmp_path / "fewer")
+    assert "mixed with images of other training samples" in said
+
+
 @pytest.mark.parametrize("damage", ["bit", "cut", "other"])
 def test_a_damaged_file_is_refused(place, shipped, tmp_path, damage):
     content = bytearray((place / "teacher.safetensors").read_bytes())

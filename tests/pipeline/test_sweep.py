@@ -5,6 +5,7 @@ import json
 import pytest
 from command_line import attar
 from conftest import DIGITS, SMALL
+from test_record import results
 
 from attar.pipeline import stage_loop
 from attar.pipeline.grid import grid, point_name, values_of
@@ -102,6 +103,44 @@ def test_a_point_that_diverges_does_not_stop_the_rest(tmp_path):
     assert points["distil.train.learning_rate=0.1"]["done"]
     again = sweep(out, axis)
     assert "broke down before" in again.output
+
+
+def test_a_sweep_leaves_a_record_that_results_are_made_from(tmp_path, finished_runs):
+    out, records, page = tmp_path / "rates", tmp_path / "records", tmp_path / "RESULTS.md"
+    axis = "distil.train.learning_rate=0.1,1e6,0.01"
+    assert sweep(out, axis).exit_code == 0
+    said = attar("record", out, records)
+    assert said.exit_code == 0, said.output
+    record = json.loads((records / "sweeps/rates/sweep.json").read_text())
+    predictions = json.loads((records / "sweeps/rates/predictions.json").read_text())
+    fast, broken, slow = record["points"]
+    assert predictions.keys() == {"labels", fast, slow}
+    assert "error" in record["points"][broken]
+    assert record["points"][slow]["recipe"]["distil"]["train"]["learning_rate"] == 0.01
+    curves = [json.loads(line) for line in (records / "sweeps/rates/metrics.jsonl").read_text().splitlines()]
+    assert {line["point"] for line in curves} == {fast, slow}
+    assert str(tmp_path) not in "".join(file.read_text() for file in records.rglob("*.json*"))
+    assert attar("record", out, records).exit_code == 0
+
+    attar("record", finished_runs / "a", records)
+    assert not results("--records", records, "--out", page)
+    text = page.read_text()
+    hits = {name: record["points"][name]["held_out"]["hits"] for name in (fast, slow)}
+    for name in (fast, slow):
+        assert f"| {name} | {100 * hits[name] / 200:.2f} % |" in text
+    assert f"| {broken} | - |" in text
+    assert "| best |" in text
+
+    record["points"][slow]["held_out"]["hits"] += 1
+    (records / "sweeps/rates/sweep.json").write_text(json.dumps(record))
+    assert "its predictions do not" in results("--records", records, "--out", page)
+
+
+def test_an_unfinished_sweep_has_no_record(tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": {"seed=0": {"overrides": ["seed=0"], "done": False}}}))
+    said = attar("record", tmp_path, tmp_path / "records")
+    assert said.exit_code == 2
+    assert "seed=0 is not done" in said.output
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path):

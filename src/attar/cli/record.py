@@ -12,10 +12,14 @@ from attar.cli.app import app, explained
 
 @app.command()
 def record(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    folder: Annotated[Path, typer.Argument(help="Where records are kept; NAME/SEED is made in it.")] = Path("records"),
+    run: Annotated[Path, typer.Argument(help="A finished run's folder, or a sweep's.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Where records are kept; NAME/SEED is made in it, of a sweep sweeps/NAME.")
+    ] = Path("records"),
 ) -> None:
-    """Extract the record of a run: recipe, seed, commit, versions, device, metrics, frontier, controls, single predictions."""
+    """Extract the record of a run: recipe, seed, commit, versions, device, metrics, frontier, controls, single predictions.
+
+    Of a sweep: each point's, with its predictions of the held-out images."""
     with explained():
         from attar.pipeline.record import write_record
 

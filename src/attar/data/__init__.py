@@ -3,6 +3,7 @@
 from attar.data.dataset import Dataset, from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
 from attar.data.load import NAMES, load_data, runs_code
+from attar.data.mixup import Mixup
 from attar.data.shards import Shards
 from attar.data.split import Split, split
 from attar.data.views import Views, home_of, random_order
@@ -12,6 +13,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageData",
+    "Mixup",
     "Progress",
     "Shards",
     "Split",

@@ -16,6 +16,7 @@ _TRIES = 100
 
 # The columns of the table of places, int32: the crop's top and left, mirrored or not, and the erased rectangle.
 TOP, LEFT, MIRROR, ERASE_TOP, ERASE_BOTTOM, ERASE_LEFT, ERASE_RIGHT = range(7)
+PARTNER, SHARE = 7, 8  # where views are mixed
 
 
 def places(augment: Augment, seed: int, epoch: int, samples: Tensor, size: tuple[int, int]) -> Tensor:

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     PLACE = 3
     ERASE = 4
     FILL = 5
+    MIX = 6
 
 
 def philox(counter: Words, key: tuple[int, int]) -> Words:

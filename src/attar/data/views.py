@@ -20,10 +20,12 @@ from attar.data.augment import (
     ERASE_TOP,
     LEFT,
     MIRROR,
+    PARTNER,
     TOP,
     places,
 )
 from attar.data.images import DataError
+from attar.data.mixup import SHARES, Mixup, mixed_labels
 from attar.data.philox import Stream, check_seed, sort_key, words
 from attar.data.shards import Shards
 
@@ -43,6 +45,7 @@ class Views:
 
     mean, std: of each channel, for pixels in 0..1 (see `pixel_statistics`).
     order_seed: of the order in which an epoch takes the samples; the views' own seed unless given.
+    mixup: mixes every view with that of another image; labels are then distributions.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Views:
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         order_seed: int | None = None,
+        mixup: Mixup | None = None,
     ) -> None:
         check_seed(seed)
         channels = images.shape[1]
@@ -67,7 +71,9 @@ class Views:
         self.labels = labels.to(home)
         self._home = self.images.device
         self.device = self._home if home == torch.device(device) else torch.device(device)
-        self.augment = augment
+        if mixup is not None and isinstance(images, Shards):
+            raise DataError("mixup takes images that fit into memory: a partner may be in any shard")
+        self.augment, self.mixup = augment, mixup
         self.seed = seed
         self.order_seed = seed if order_seed is None else order_seed
         # Pixels are integers 0..255: (pixel - shift) * scale is two exactly rounded operations, the same everywhere.
@@ -86,7 +92,10 @@ class Views:
         return self.images.order(shuffled, random_order(self.order_seed, epoch, self.images.shards_of(samples.cpu())))
 
     def batch(self, epoch: int, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
+        """The views of these samples: float32 (B, C, H, W), normalised, and their labels, int64 (B,).
+
+        Of mixtures the labels are float32 (B, classes): the shares of the two.
+        """
         return self.augmented(samples.to(self._home), self.places(epoch), epoch)
 
     def augmented(self, samples: Tensor, places: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
@@ -94,6 +103,17 @@ class Views:
 
         samples: int64 (B,), where the images are. epoch: a number, or an int64 tensor () there.
         """
+        views, labels = self._augmented(samples, places, epoch)
+        if self.mixup is not None:
+            partner, share = places.index_select(0, samples)[:, PARTNER:].unbind(1)
+            others, other_labels = self._augmented(partner.long(), places, epoch)
+            own = share.to(torch.float32).div_(SHARES)
+            views = views * own.view(-1, 1, 1, 1) + others * (1 - own).view(-1, 1, 1, 1)
+            labels = mixed_labels(labels, other_labels, own, self.mixup.classes)
+        return views.to(self.device), labels.to(self.device)
+
+    def _augmented(self, samples: Tensor, places: Tensor, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Each sample's own view, and its label, where the images are."""
         here = places.index_select(0, samples)
         pixels = self.images.index_select(0, samples)
         if self.augment.crop_padding > 0 or self.augment.flip > 0:
@@ -106,7 +126,7 @@ class Views:
         views = self._normalise(pixels)
         if keep is not None and self.augment.erase_fill == "mean":
             views.mul_(keep).add_(0.0)  # makes -0.0 a plain 0.0
-        return views.to(self.device), self.labels.index_select(0, samples).to(self.device)
+        return views, self.labels.index_select(0, samples)
 
     def plain(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The samples as they are: float32 (B, C, H, W), normalised, and their labels, int64 (B,)."""
@@ -118,16 +138,20 @@ class Views:
         return pixels.to(torch.float32).sub_(self._shift).mul_(self._scale)
 
     def places(self, epoch: int) -> Tensor:
-        """Where each sample is cropped and erased in this epoch: int32 (N, 7), beside the images; two epochs are kept."""
+        """Where each sample is cropped and erased in this epoch: int32 (N, 7), beside the images; two epochs are kept.
+
+        With mixup two columns more: the partner's id and the share in 1/256.
+        """
         if epoch not in self._tables:
             while len(self._tables) >= _TABLES_KEPT:
                 del self._tables[next(iter(self._tables))]
             height, width = self.images.shape[2:]
-            tables = [
-                places(self.augment, self.seed, epoch, part, (height, width))
-                for part in torch.arange(len(self.images)).split(_TABLE_ROWS)
-            ]
-            self._tables[epoch] = torch.cat(tables).to(self._home)
+            parts = torch.arange(len(self.images)).split(_TABLE_ROWS)
+            table = torch.cat([places(self.augment, self.seed, epoch, part, (height, width)) for part in parts])
+            if self.mixup is not None:
+                drawn = torch.cat([self.mixup.draw(self.seed, epoch, part) for part in parts])
+                table = torch.cat([table, drawn], 1)
+            self._tables[epoch] = table.to(self._home)
         return self._tables[epoch]
 
 

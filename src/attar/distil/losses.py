@@ -38,7 +38,7 @@ def distillation_loss(
 
     Args:
         student, teacher: logits (batch, classes).
-        labels: int64 (batch,).
+        labels: int64 (batch,); of mixtures float32 (batch, classes), the shares of the two.
         temperature: softens both distributions.
         alpha: weight of the teacher, 0 to 1.
     """
@@ -51,8 +51,10 @@ def distillation_loss(
 LOSSES: dict[str, Loss] = {"kl": distillation_loss}
 
 
-def find_loss(name: str, classes: int) -> Loss:
+def find_loss(name: str, classes: int, mixed: bool = False) -> Loss:
     """The loss of this name (attar's, or `package.module:function`), tried on two images' logits.
+
+    mixed: labels will be those of mixtures.
 
     Raises ValueError where there is none, or where it gives no finite scalar that the student's logits can learn from.
     """
@@ -63,7 +65,9 @@ def find_loss(name: str, classes: int) -> Loss:
         )
     loss = LOSSES[name] if name in LOSSES else function_named(name)
     student = torch.linspace(-1, 1, 2 * classes).view(2, classes).requires_grad_()
-    value = loss(student, student.detach().flip(1), torch.zeros(2, dtype=torch.int64), 4.0, 0.5)
+    labels = torch.zeros(2, dtype=torch.int64)
+    given = F.one_hot(labels, classes).float() if mixed else labels
+    value = loss(student, student.detach().flip(1), given, 4.0, 0.5)
     if not isinstance(value, torch.Tensor) or value.dim() or not value.requires_grad or not torch.isfinite(value):
         raise ValueError(f"the loss {name!r} gives {value!r:.200}; it must be one finite number with a gradient")
     return loss

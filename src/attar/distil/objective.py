@@ -19,7 +19,7 @@ class Batch:
     images: torch.Tensor
     """float32 (batch, channels, height, width), normalised."""
     labels: torch.Tensor
-    """int64 (batch,)."""
+    """int64 (batch,); of mixtures float32 (batch, classes), the shares of the two."""
     epoch: int
     """The views' epoch."""
     samples: torch.Tensor

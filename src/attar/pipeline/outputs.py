@@ -71,7 +71,9 @@ def view_outputs(session: Session, write: bool | None = None) -> ViewOutputs:
     coding = coding_for(session.data.classes)
     temperature = session.recipe.distil.temperature
     tell, together = session.watcher.note, session.ranks if session.ranks.count > 1 else None
-    return ViewOutputs(session.views, session.split.train, _teacher(session), coding, temperature, pool, tell, together)
+    return ViewOutputs(
+        session.student_views, session.split.train, _teacher(session), coding, temperature, pool, tell, together
+    )
 
 
 def shipped_outputs(session: Session) -> ShippedOutputs:
@@ -80,6 +82,8 @@ def shipped_outputs(session: Session) -> ShippedOutputs:
     Raises:
         RecipeError: it cannot be read, or holds outputs for other data, views or classes; with both values.
     """
+    if session.shipped:
+        return session.shipped[0]
     recipe = session.recipe
     assert recipe.teacher is not None and recipe.teacher.outputs is not None
     place = f"teacher.outputs = {recipe.teacher.outputs!r}"
@@ -96,11 +100,14 @@ def shipped_outputs(session: Session) -> ShippedOutputs:
             "view_seed": here["view_seed"],
             "classes": here["classes"],
             "view_pool": recipe.distil.view_pool,
+            "mixup": here.get("mixup"),
         }.items()
         if _at(there, name) != value
     ]
     if found.test is not None and len(found.test) != len(session.data.test_images):
         faults += [f"it tells of {len(found.test)} test images, there are {len(session.data.test_images)}"]
+    if "mixup" in here and _at(there, "samples") != here["samples"]:
+        faults.append("its views are mixed with images of other training samples than this split's")
     unknown = ~torch.isin(session.split.train, found.samples)
     if not faults and unknown.any():
         faults = [f"it lacks {int(unknown.sum())} of the {len(unknown)} training images of this split"]
@@ -108,6 +115,7 @@ def shipped_outputs(session: Session) -> ShippedOutputs:
         raise RecipeError(
             f"{place} (made for {found.facts.get('data_name')}) does not fit the recipe: {'; '.join(faults)}"
         )
+    session.shipped.append(found)
     return found
 
 
@@ -209,6 +217,7 @@ def _view_facts(session: Session) -> dict[str, Any]:
         "augment": session.views.augment.model_dump(),
         "view_seed": session.recipe.view_seed,
         "classes": session.data.classes,
+        **({"mixup": session.recipe.distil.mixup} if session.recipe.distil.mixup else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts))
     return plain

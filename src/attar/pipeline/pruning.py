@@ -189,7 +189,7 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     def views() -> Iterator[tuple[Batch, float]]:
         for whole in batches:
             mine = ranks.share(whole)
-            yield Batch(*session.views.batch(0, mine), 0, mine), ranks.part(len(whole))
+            yield Batch(*session.student_views.batch(0, mine), 0, mine), ranks.part(len(whole))
 
     def loss(model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
         return goal(model, batch[0])[0] * batch[1]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from attar.artifact.shape import architecture
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder
 from attar.train import write_atomically
@@ -16,6 +17,7 @@ FACTS = (
     "latency", "held_out", "images_seen", "seconds", "peak_memory", "frontier", "controls", "views", "teacher_outputs", "starts",
 )  # fmt: skip
 """What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
+SWEEP = "sweep.json"
 PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
 """An absolute path within a text; its last part is kept."""
 
@@ -23,11 +25,12 @@ PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
 def write_record(run: str | Path, folder: str | Path) -> Path:
     """Write the record of a finished run into `folder/NAME/SEED`: record.json, predictions.json and metrics.jsonl.
 
-    Predictions are those of the test images, of the student, its teacher and its controls, one class number an image. Absolute
-    paths of this machine are cut to their last part.
+    Of a sweep: into `folder/sweeps/NAME`, NAME being its folder's; its predictions are those of the held-out images.
+    Predictions are those of the test images, of the student, its teacher and its controls, one class number an image.
+    Absolute paths of this machine are cut to their last part.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or a sweep's.
         folder: where records are kept, e.g. `records`.
 
     Returns:
@@ -37,6 +40,8 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
         RunError: the run has not finished, or another run's record is there.
     """
     run = Path(run)
+    if (run / SWEEP).is_file():
+        return _write_sweep(run, Path(folder))
     report = run / "artifact" / "report.json"
     if not (run / "test.json").is_file() or not report.is_file():
         raise RunError(f"{run} is no finished run: a record needs its report; `attar run` with the same --out goes on")
@@ -50,6 +55,64 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     _write(target / "metrics.jsonl", curves)
     _write(target / "record.json", json.dumps(record, indent=1))  # last: it says that the record is whole
     return target
+
+
+def _write_sweep(sweep: Path, folder: Path) -> Path:
+    """The record of a sweep: sweep.json, predictions.json and metrics.jsonl."""
+    table = json.loads((sweep / SWEEP).read_text())["points"]
+    if unfinished := [name for name, point in table.items() if not point.get("done") and "error" not in point]:
+        raise RunError(
+            f"{sweep} has not finished: {unfinished[0]} is not done; `attar sweep` with the same --out goes on"
+        )
+    points: dict[str, Any] = {}
+    predictions: dict[str, list[int]] = {}
+    curves: list[dict[str, Any]] = []
+    for name, point in table.items():
+        points[name] = {"overrides": point["overrides"]}
+        if "error" in point:
+            points[name]["error"] = point["error"]
+            continue
+        own = RunFolder(sweep / name)
+        tensors, _ = own.result("export")
+        labels = tensors["labels"].tolist()
+        if predictions.setdefault("labels", labels) != labels:
+            raise RunError(f"{sweep}: {name} held out other images than the points before it; record them apart")
+        predictions[name] = tensors["predictions"].tolist()
+        points[name] |= _point_facts(own)
+        curves += [{"point": name, **line} for line in own.metrics()]
+    record = without_places({"format": 1, "name": sweep.resolve().name, "points": points})
+    target = folder / "sweeps" / record["name"]
+    file = target / SWEEP
+    if file.is_file() and _starts(json.loads(file.read_text())) != _starts(record):
+        raise RunError(f"{target} holds the record of another sweep of this name; move it away first")
+    target.mkdir(parents=True, exist_ok=True)
+    _write(target / "predictions.json", json.dumps(predictions, separators=(",", ":")))
+    _write(target / "metrics.jsonl", "\n".join(json.dumps(line) for line in curves))
+    _write(file, json.dumps(record, indent=1))
+    return target
+
+
+def _point_facts(folder: RunFolder) -> dict[str, Any]:
+    """What a sweep's record holds of a point."""
+    stages = [stage for stage in ("teach", "distil", "prune") if folder.finished(stage)]
+    results = {stage: folder.result(stage)[1] for stage in stages}
+    facts = folder.read_json("run.json")
+    return {
+        **{key: facts[key] for key in ("recipe", "environment", "machine", "data", "split", "starts")},
+        **{key: facts[key] for key in ("teacher_outputs",) if key in facts},
+        "params": architecture(folder.artifact).counts["params"],
+        "held_out": folder.result("export")[1]["held_out"],
+        "images_seen": {stage: result["images"] for stage, result in results.items()},
+        "seconds": {stage: result.get("seconds") for stage, result in results.items()},
+    }
+
+
+def _starts(record: dict[str, Any]) -> dict[str, Any]:
+    """What tells sweeps of a name apart: how each point was first begun, and where."""
+    found = {}
+    for name, point in record["points"].items():
+        found[name] = (point["starts"][0], point["environment"]["commit"]) if "starts" in point else point["error"]
+    return json.loads(json.dumps(found))
 
 
 def without_places(value: Any) -> Any:

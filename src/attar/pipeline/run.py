@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attar.data import DataError, Dataset, ImageData, from_dataset, load_data, pixel_statistics, split
+from attar.data import DataError, Dataset, ImageData, Shards, from_dataset, load_data, pixel_statistics, split
 from attar.distil import find_loss
 from attar.pipeline.environment import command, environment, forget_peak
 from attar.pipeline.exporting import check_libraries, wanted_views
@@ -204,9 +204,14 @@ def _check_networks(session: Session) -> None:
         RecipeError: naming the place in the recipe.
     """
     recipe = session.recipe
+    if recipe.distil.mixup and isinstance(session.views.images, Shards):
+        raise RecipeError(
+            f"distil.mixup = {recipe.distil.mixup:g} takes images that fit into memory, and these are read from disk by shards "
+            f"(data.in_memory = {recipe.data.in_memory}); raise data.in_memory, or leave mixup out"
+        )
     if recipe.teacher is not None and recipe.distil.alpha > 0:
         try:
-            find_loss(recipe.distil.loss, session.data.classes)
+            find_loss(recipe.distil.loss, session.data.classes, recipe.distil.mixup > 0)
         except (TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(f"distil.loss = {recipe.distil.loss!r}: {error}") from None
     networks: list[tuple[str, Network]] = [("student", recipe.student)]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from attar.artifact.shape import shaped
-from attar.data import ImageData, Shards, Split, Views, home_of
+from attar.data import ImageData, Mixup, Shards, Split, Views, home_of
+from attar.distil import ShippedOutputs
 from attar.distil.ensemble import Ensemble
 from attar.models import BuilderSpec, configured
 from attar.pipeline.folder import RunFolder
@@ -38,6 +39,8 @@ class Session:
     """The processes that do this run together."""
     captured: list[Any] = field(default_factory=list)
     """The engine on a fresh student, once the check before the run has made it: capturing takes seconds."""
+    shipped: list[ShippedOutputs] = field(default_factory=list)
+    """The file in the teacher's place, once it is read and checked."""
 
     @cached_property
     def views(self) -> Views:
@@ -48,13 +51,22 @@ class Session:
         return self._views_of(Shards(data.store, data.images.shape, memory, home_of(self.machine.device)), data.labels)
 
     @cached_property
+    def student_views(self) -> Views:
+        """The views that the student and, for its sake, the teacher look at; mixed if the recipe says so."""
+        strength = self.recipe.distil.mixup
+        if not strength:
+            return self.views
+        mixup = Mixup(strength, self.split.train, self.data.classes)
+        return self._views_of(self.views.images, self.views.labels, mixup)
+
+    @cached_property
     def test_views(self) -> Views:
         """The test images, for the one reading at the end."""
         return self._views_of(self.data.test_images, self.data.test_labels)
 
-    def _views_of(self, images: torch.Tensor | Shards, labels: torch.Tensor) -> Views:
+    def _views_of(self, images: torch.Tensor | Shards, labels: torch.Tensor, mixup: Mixup | None = None) -> Views:
         recipe, device = self.recipe, self.machine.device
-        return Views(images, labels, recipe.augment, recipe.view_seed, device, self.mean, self.std, recipe.seed)
+        return Views(images, labels, recipe.augment, recipe.view_seed, device, self.mean, self.std, recipe.seed, mixup)
 
     @property
     def example(self) -> torch.Tensor:

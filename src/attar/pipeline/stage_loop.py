@@ -16,6 +16,9 @@ from attar.pipeline.watch import Update
 from attar.recipe import Training
 from attar.train import Progress, TrainState, fit
 
+TEACH = "teach"
+"""How the names of the stages begin that train a teacher."""
+
 
 class StageLoop:
     """Runs the loop for one stage and keeps its checkpoint."""
@@ -72,7 +75,7 @@ class StageLoop:
             fit(
                 self.state,
                 objective,
-                self.session.views,
+                self.session.views if self.stage.startswith(TEACH) else self.session.student_views,
                 self.session.split.train,
                 training,
                 view_pool=view_pool,

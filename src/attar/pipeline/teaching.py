@@ -129,5 +129,5 @@ def objective(session: Session) -> Objective:
     settings = session.recipe.distil
     if session.recipe.teacher is None or settings.alpha == 0:
         return from_labels
-    loss = find_loss(settings.loss, session.data.classes)
+    loss = find_loss(settings.loss, session.data.classes, settings.mixup > 0)
     return FromTeacher(teacher_outputs(session), settings.temperature, settings.alpha, loss)

@@ -220,6 +220,9 @@ class Distil(Table):
     """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
     view_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the views alone, so that runs of several seeds share the teacher's outputs; without it, the recipe's seed."""
+    mixup: NonNegative = 0.0
+    """Strength a of mixup (Zhang et al. 2018) of the student's views: each is mixed with that of another training image,
+    in shares from Beta(a, a), and the teacher looks at the same mixture; 0 mixes nothing. Its own training is not mixed."""
     train: Training | None = None
     """How the student is trained before pruning; not needed where it has `weights`."""
 
@@ -371,6 +374,11 @@ class Recipe(Table):
             raise ValueError(
                 f"distil.loss = {self.distil.loss!r} is for learning from a teacher and distil.alpha = 0 learns from labels "
                 "alone; leave the loss out or raise alpha"
+            )
+        if self.distil.mixup > 0 and self.distil.alpha == 0:
+            raise ValueError(
+                f"distil.mixup = {self.distil.mixup:g} is for learning from a teacher, who says what a mixture shows, and "
+                "distil.alpha = 0 learns from labels alone; leave mixup out or raise alpha"
             )
         if self.teacher is not None and self.teacher.outputs is not None and self.distil.view_pool == 0:
             raise ValueError(

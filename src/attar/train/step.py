@@ -133,7 +133,8 @@ class Step:
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.training.clip)
         self.optimiser.step()
         state.move_average(given["weight"])
-        hits = (logits.detach().argmax(1) == labels).sum()
+        truth = labels if labels.dim() == 1 else labels.argmax(1)  # mixtures have shares of two classes
+        hits = (logits.detach().argmax(1) == truth).sum()
         self._sums.add_(torch.stack((loss.detach().to(self._sums.dtype), hits.to(self._sums.dtype))))
 
     def _record(self) -> None:
