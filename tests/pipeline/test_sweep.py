@@ -36,6 +36,23 @@ def test_values_may_be_lists_words_and_tables():
     assert {point.recipe.distil.temperature for point in points} == {2.0}
 
 
+def test_several_recipes_are_points_too(tmp_path):
+    short, long = tmp_path / "short.toml", tmp_path / "long.toml"
+    for file, epochs in ((short, 3), (long, 7)):
+        file.write_text(DIGITS.read_text().replace("epochs = 12", f"epochs = {epochs}"))
+    points = grid([short, long], ["distil.temperature=2,4"])
+    assert [point.name for point in points] == [
+        "short,distil.temperature=2",
+        "short,distil.temperature=4",
+        "long,distil.temperature=2",
+        "long,distil.temperature=4",
+    ]
+    assert [point.recipe.distil.train.epochs for point in points] == [3, 3, 7, 7]
+    assert [point.name for point in grid([short, long], [])] == ["short", "long"]
+    with pytest.raises(RecipeError, match="recipes share a file's name"):
+        grid([short, short], [])
+
+
 def test_names_are_short_distinct_and_fit_for_folders():
     names = {point_name([f"prune.protect=['{'layer' * 40}{n}']"]) for n in range(3)}
     assert len(names) == 3

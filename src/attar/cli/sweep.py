@@ -15,7 +15,10 @@ def sweep(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     axes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE,VALUE]...", help="Values to try, e.g. distil.temperature=2,4."),
+        typer.Argument(
+            metavar="[RECIPE]... [KEY=VALUE,VALUE]...",
+            help="Further recipes to lay beside it, and values to try, e.g. distil.temperature=2,4.",
+        ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds to run every point with, e.g. 0,1,2.")] = None,
     out: Annotated[Path | None, typer.Option(help="The sweep's folder. [default: runs/NAME-sweep]")] = None,
@@ -28,7 +31,10 @@ def sweep(
     with explained():
         from attar.pipeline.grid import grid, seeds_of
 
-        points = grid(recipe, axes or (), seeds_of(seeds) if seeds is not None else ())
+        recipes = [recipe, *(Path(text) for text in axes or () if "=" not in text)]
+        points = grid(
+            recipes, [text for text in axes or () if "=" in text], seeds_of(seeds) if seeds is not None else ()
+        )
         from attar.cli.show import shower
         from attar.pipeline.sweep import sweep as run_sweep
         from attar.report import comparison_markdown

@@ -105,7 +105,7 @@ class RunFolder:
             self.write_json("run.json", {"recipe": plain, **facts, "starts": [facts["command"]]})
             return facts
         old = json.loads(file.read_text())
-        if changes := difference(_with_defaults(old["recipe"]), plain):
+        if changes := difference(with_defaults(old["recipe"]), plain):
             listed = "\n  ".join(changes)
             raise RunError(
                 f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
@@ -219,7 +219,7 @@ class RunFolder:
             self._redraw()
 
 
-def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recorded recipe with today's defaults for keys that attar did not know when it was recorded."""
     try:
         return check_recipe(recipe).model_dump(mode="json")

@@ -26,11 +26,11 @@ class Point:
     recipe: Recipe
 
 
-def grid(recipe: str | Path, axes: Sequence[str], seeds: Sequence[int] = ()) -> list[Point]:
+def grid(recipe: str | Path | Sequence[str | Path], axes: Sequence[str], seeds: Sequence[int] = ()) -> list[Point]:
     """Every combination of the axes' values, checked.
 
     Args:
-        recipe: the recipe's file.
+        recipe: the recipe's file; of several, each is an axis's value, and its points begin with the file's name.
         axes: `key=value,value`, each value as TOML: `distil.temperature=2,4`, `student.arguments.widths=[9,19,39],[8,16,32]`.
             An axis of one value overrides the recipe at every point.
         seeds: as an axis `seed`.
@@ -42,20 +42,22 @@ def grid(recipe: str | Path, axes: Sequence[str], seeds: Sequence[int] = ()) -> 
     keys = [key for key, _ in table]
     if twice := next((key for key in keys if keys.count(key) > 1), None):
         raise RecipeError(f"{twice} is given twice; write all its values in one place: {twice}=a,b")
+    recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
     points: list[Point] = []
     faults: list[str] = []
-    for values in product(*(values for _, values in table)):
+    for file, *values in product(recipes, *(values for _, values in table)):
         overrides = tuple(f"{key}={value}" for key, value in zip(keys, values))
-        varied = [f"{key}={value}" for (key, several), value in zip(table, values) if len(several) > 1]
+        varied = [Path(file).stem] if len(recipes) > 1 else []
+        varied += [f"{key}={value}" for (key, several), value in zip(table, values) if len(several) > 1]
         try:
-            points.append(Point(point_name(varied), overrides, load_recipe(recipe, overrides)))
+            points.append(Point(point_name(varied), overrides, load_recipe(file, overrides)))
         except RecipeError as error:
             faults += [f"{', '.join(varied) or 'the only point'}: {line}" for line in str(error).splitlines()]
     if faults:
         raise RecipeError("\n".join(dict.fromkeys(faults)))
     names = [point.name for point in points]
     if same := next((name for name in names if names.count(name) > 1), None):
-        raise RecipeError(f"two points are called {same}: a value is given twice")
+        raise RecipeError(f"two points are called {same}: a value is given twice, or recipes share a file's name")
     return points
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.folder import RunError, RunFolder, with_defaults
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, write_comparison
 from attar.pipeline.ranks import refuse_ranks
@@ -112,7 +112,7 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
             raise RecipeError("data.held_out = 0 leaves a sweep nothing to choose by; hold some training images out")
         if (folder.path / "run.json").is_file():
             plain = point.recipe.model_dump(mode="json")
-            if changes := difference(folder.read_json("run.json")["recipe"], plain):
+            if changes := difference(with_defaults(folder.read_json("run.json")["recipe"]), plain):
                 listed = "\n  ".join(changes)
                 raise RunError(f"{folder.path} holds a run of another recipe; choose another --out:\n  {listed}")
         if folder.finished("export") or point.name in failed:
