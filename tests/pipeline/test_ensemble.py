@@ -1,7 +1,6 @@
 """Teachers as ensembles: the mean of probabilities; taught one after the other; resumable; as good as given weights."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ from attar.distil.ensemble import Ensemble
 from attar.models import build
 from attar.pipeline import Interrupted, run, stage_loop
 from attar.pipeline.control import control_recipe
+from attar.pipeline.filling import export_outputs, fill_pool
 from attar.recipe import RecipeError, check_recipe, load_recipe
 from attar.report import teacher_name
 
-ROOT = Path(__file__).parents[2]
 TRAIN = {"epochs": 0.5, "batch": 64}
 MEMBER = {"model": "resnet20", "arguments": {"widths": [4, 4, 4]}, "train": TRAIN}
 
@@ -101,6 +100,10 @@ def test_a_bad_member_is_named_before_anything_runs(tmp_path):
         run(recipe, tmp_path / "run")
 
 
-def test_a_file_of_an_ensembles_outputs_is_told_by_its_members():
-    facts = read_outputs(ROOT / "zoo/teachers/fashion-mnist.safetensors", 4.0).facts
-    assert teacher_name(facts["teacher"]) == "resnet20 + resnet50"
+def test_a_file_of_an_ensembles_outputs_is_told_by_its_members(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    plain = ensemble_recipe(MEMBER, {**MEMBER, "model": "resnet56"}).model_dump(mode="json")
+    fill_pool(check_recipe({**plain, "distil": {**plain["distil"], "view_pool": 1}}), tmp_path / "run")
+    export_outputs(str(tmp_path / "run"), tmp_path / "outputs.safetensors")
+    facts = read_outputs(tmp_path / "outputs.safetensors", 4.0).facts
+    assert teacher_name(facts["teacher"]) == "resnet20 + resnet56"
