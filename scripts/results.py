@@ -31,7 +31,8 @@ shape and fresh weights, and is trained directly for as many images as the run's
 
 ABLATIONS = """## Ablations
 
-Choices, on held-out training images; no test image was read. p is McNemar's mid-p against the best point of the table."""
+Choices, on held-out training images; no test image was read. Points are of one seed unless their names say otherwise. p is
+McNemar's mid-p against the best point of the table, not corrected for the number of points."""
 
 
 class RecordError(ValueError):
