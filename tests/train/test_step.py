@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attar.data import Views, load_data, pixel_statistics, split
+from attar.data import Mixup, Views, load_data, pixel_statistics, split
 from attar.distil import FromTeacher, ViewOutputs, coding_for
 from attar.models import build
 from attar.recipe import Augment, Training
@@ -14,13 +14,14 @@ AUGMENT = Augment(
 )  # random pixels depend on the epoch's number
 
 
-def trained(device: str, optimiser: str, buffered: bool, monkeypatch: pytest.MonkeyPatch):
+def trained(device: str, optimiser: str, buffered: bool, monkeypatch: pytest.MonkeyPatch, mixed: bool = False):
     """Distil for two epochs of views; the state, what was reported, and what was told."""
     monkeypatch.setattr(Machine, "buffered", property(lambda machine: buffered))
     data = load_data("digits")
     parts = split(data.labels, 1200, 0)
     mean, std = pixel_statistics(data.images, parts.train)
-    views = Views(data.images, data.labels, AUGMENT, 0, device, mean, std)
+    mixup = Mixup(0.5, parts.train, data.classes) if mixed else None
+    views = Views(data.images, data.labels, AUGMENT, 0, device, mean, std, mixup=mixup)
     machine = Machine(device, "fp32", True, torch.get_num_threads())
     torch.manual_seed(1)
     teacher = machine.place(build("resnet20", widths=(4, 4, 4))).eval()
@@ -53,11 +54,11 @@ def same(a, b, rtol: float) -> None:
     torch.testing.assert_close(torch.tensor(said), torch.tensor(expected), rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_inputs_in_buffers_make_the_same_step(monkeypatch, optimiser):
+@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("sgd", True)])
+def test_inputs_in_buffers_make_the_same_step(monkeypatch, optimiser, mixed):
     monkeypatch.setattr(step, "WARM_UP", 10**9)  # record nothing: no GPU is needed
-    plain = trained("cpu", optimiser, False, monkeypatch)
-    buffered = trained("cpu", optimiser, True, monkeypatch)
+    plain = trained("cpu", optimiser, False, monkeypatch, mixed)
+    buffered = trained("cpu", optimiser, True, monkeypatch, mixed)
     same(buffered, plain, 1e-3)
     assert not buffered[2]
 
@@ -98,9 +99,9 @@ def test_recorded_steps_are_counted_and_reported_as_others(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_recorded_step_is_the_unrecorded_one(monkeypatch, optimiser):
-    plain = trained("cuda", optimiser, False, monkeypatch)
-    recorded = trained("cuda", optimiser, True, monkeypatch)
+@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("sgd", True)])
+def test_a_recorded_step_is_the_unrecorded_one(monkeypatch, optimiser, mixed):
+    plain = trained("cuda", optimiser, False, monkeypatch, mixed)
+    recorded = trained("cuda", optimiser, True, monkeypatch, mixed)
     assert not recorded[2]  # it was recorded
     same(recorded, plain, 1e-2)
