@@ -111,8 +111,8 @@ def _starts(record: dict[str, Any]) -> dict[str, Any]:
     """What tells sweeps of a name apart: how each point was first begun, and where."""
     found = {}
     for name, point in record["points"].items():
-        found[name] = (point["starts"][0], point["environment"]["commit"]) if "starts" in point else point["error"]
-    return json.loads(json.dumps(found))
+        found[name] = [point["starts"][0], point["environment"]["commit"]] if "starts" in point else point["error"]
+    return found
 
 
 def without_places(value: Any) -> Any:
