@@ -160,6 +160,14 @@ def test_an_unfinished_sweep_has_no_record(tmp_path):
     assert "seed=0 is not done" in said.output
 
 
+def test_a_sweep_that_broke_down_everywhere_has_no_record(tmp_path):
+    (tmp_path / "sweep.json").write_text(json.dumps({"points": {"seed=0": {"overrides": ["seed=0"], "error": "NaN"}}}))
+    said = attar("record", tmp_path, tmp_path / "records")
+    assert said.exit_code == 2
+    assert "broke down" in said.output
+    assert not (tmp_path / "records").exists()
+
+
 def test_a_folder_of_another_sweep_is_refused(tmp_path):
     out = tmp_path / "sweep"
     folder = out / "distil.temperature=2"

@@ -80,6 +80,8 @@ def _write_sweep(sweep: Path, folder: Path) -> Path:
         predictions[name] = tensors["predictions"].tolist()
         points[name] |= _point_facts(own)
         curves += [{"point": name, **line} for line in own.metrics()]
+    if not predictions:
+        raise RunError(f"every point of {sweep} broke down, so there is nothing to record; {SWEEP} there says why")
     record = without_places({"format": 1, "name": sweep.resolve().name, "points": points})
     target = folder / "sweeps" / record["name"]
     file = target / SWEEP
