@@ -13,6 +13,7 @@ from attar.models import build
 from attar.prune import collect_gradients
 from attar.recipe import Augment, Training
 from attar.train import Machine, RankError, Ranks, TrainState, fit
+from attar.train import ranks as ranks_module
 from attar.train.rank_norm import RankNorm
 
 TRAINING = Training(epochs=0.4, batch=63, learning_rate=0.05, ema=0.9, clip=1.0)
@@ -126,8 +127,13 @@ def main(out: Path) -> None:
         with RankNorm(ranks):
             norms = normed(ranks)
         told = ranks.tell(lambda: ({"a": torch.arange(3)}, {"rank": ranks.rank}))
+        by_memory = trained(ranks)
+        ways = [mail.fits(torch.zeros(1)) for mail in ranks._freights.values()]
+        ranks_module.FREIGHT = 0
         found = {
-            "trained": trained(ranks),
+            "trained": by_memory,
+            "trained by gloo": trained(ranks),
+            "gradients' ways": ways,
             "normed": norms,
             "gradients": gradients(ranks),
             "in memory": outputs(ranks, None),

@@ -1,6 +1,7 @@
 """Several processes train as one would: the same views, shared, and the same numbers up to the order of sums."""
 
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -68,13 +69,21 @@ def test_ranks_see_the_views_of_one_process(ranks, alone):
     assert len(alone["seen"][0][1]) == 63  # not the same number for both
 
 
-def test_ranks_train_to_the_weights_of_one_process(ranks, alone):
+@pytest.mark.parametrize("way", ["trained", "trained by gloo"])
+def test_ranks_train_to_the_weights_of_one_process(ranks, alone, way):
     for rank in ranks:
         for kind in ("model", "ema"):
             for name, expected in alone[kind].items():
-                torch.testing.assert_close(rank["trained"][kind][name], expected, rtol=1e-9, atol=1e-12)
-        for told, expected in zip(rank["trained"]["said"], alone["said"], strict=True):
+                torch.testing.assert_close(rank[way][kind][name], expected, rtol=1e-9, atol=1e-12)
+        for told, expected in zip(rank[way]["said"], alone["said"], strict=True):
             assert told == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="elsewhere all messages go through gloo"
+)
+def test_gradients_go_through_memory_where_they_can(ranks):
+    assert [rank["gradients' ways"] for rank in ranks] == [[True]] * RANKS
 
 
 def test_ranks_stay_the_same_bits(ranks):

@@ -67,7 +67,7 @@ class StageLoop:
             def on_step(progress: Progress) -> None:
                 self._show(progress, label, training)
                 asked = bool(self.session.ranks.any(torch.tensor([stop.asked])))  # all stop at the same step
-                if asked or progress.step == progress.steps or time.monotonic() - self._saved_at >= interval:
+                if asked or time.monotonic() - self._saved_at >= interval:
                     self.save()
                 if asked:
                     raise Interrupted(f"stopped after step {progress.step} of {progress.steps}")

@@ -319,7 +319,7 @@ class Compute(Table):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores, or what OMP_NUM_THREADS says. The same number gives the same bits."""
     checkpoint_seconds: NonNegative = 60.0
-    """A checkpoint is written at least this often (and at the end of every epoch and step)."""
+    """A checkpoint is written at least this often, and after every cut."""
 
     @field_validator("device")
     @classmethod

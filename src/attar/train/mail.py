@@ -1,6 +1,7 @@
-"""Small tensors between ranks of one machine through shared memory: some microseconds where gloo's sockets take a millisecond.
+"""Tensors between ranks of one machine through shared memory: some microseconds where gloo's sockets take a millisecond.
 
-A step of several ranks sends two messages of a few hundred numbers for every batch norm, each of which all have to wait for.
+A step of several ranks sends two messages of a few hundred numbers for every batch norm, each of which all have to wait for,
+and the gradients, which gloo's threads would sum on the cores that the ranks compute on.
 A file in shared memory has a place for every rank: a counter of its messages, and two slots that it fills in turn. A rank
 writes message n into its slot, then sets its counter to n, and reads the others' slots once their counters have reached n. It
 cannot overtake: message n + 2 goes where n stood, and is written only after n + 1 came from everyone, who by then had read n.
@@ -24,10 +25,9 @@ from torch import Tensor
 
 MEMORY = Path("/dev/shm")
 SLOT = 65536
-"""Bytes of the largest message; longer ones go through gloo, whose time is then not in waiting."""
+"""Bytes of the largest message, where nothing else is said."""
 _LINE = 64  # bytes of a cache line; every rank has one of its own: its counter, whether it has left (int64), a token
 _TOKEN = 16  # where the token stands in the first rank's line
-_STRIDE = _LINE + 2 * SLOT
 _SPINS = 100  # looks at a counter before the core is offered to others
 _PATIENCE = 3e-4  # seconds of looking before sleeping between looks; longer takes the core from others
 _NAP = 1e-4
@@ -41,7 +41,13 @@ Tell = Callable[[str], str]
 class Mail:
     """The slots of all ranks; nothing fits until they are opened, or where the ranks share no memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, slot: int = SLOT) -> None:
+        """
+        Args:
+            slot: bytes of the largest message.
+        """
+        self.slot = math.ceil(slot / _LINE) * _LINE
+        self._stride = _LINE + 2 * self.slot
         self.asked = False
         """Whether `open` was called."""
         self._rank = self._count = self._sent = 0
@@ -50,7 +56,11 @@ class Mail:
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether a tensor goes this way; the same answer on all ranks for tensors of one shape and type."""
-        return self._file >= 0 and small(tensor)
+        return self._file >= 0 and self.could(tensor)
+
+    def could(self, tensor: Tensor) -> bool:
+        """Whether it would fit open slots: it is on the CPU and short enough."""
+        return tensor.device.type == "cpu" and tensor.nbytes <= self.slot
 
     def open(self, rank: int, count: int, tell: Tell, all_can: Callable[[bool], bool]) -> None:
         """Open the slots if all ranks reach one shared memory; all ranks call this together.
@@ -61,7 +71,7 @@ class Mail:
             all_can: whether all ranks say yes.
         """
         self.asked = True
-        file, said = _made(count) if rank == 0 else (-1, "")
+        file, said = _made(count * self._stride) if rank == 0 else (-1, "")
         name, _, token = tell(said).partition(" ")
         if name and rank:
             file = _found(name, token)
@@ -78,7 +88,7 @@ class Mail:
     def close(self) -> None:
         """Leave; whoever still waits for this rank is told that it has gone."""
         if self._file >= 0:
-            self._counters[self._rank * _STRIDE // 8 + 1] = 1
+            self._counters[self._rank * self._stride // 8 + 1] = 1
             os.close(self._file)
             del self._slots, self._counters
             self._typed = {}
@@ -90,14 +100,27 @@ class Mail:
         Raises:
             RuntimeError: the connection broke: a rank ended, or was silent for `TIMEOUT`.
         """
+        return self._exchanged(tensor).clone().view(self._count, *tensor.shape)
+
+    def total_(self, tensor: Tensor) -> Tensor:
+        """Every rank's tensor (contiguous) becomes the sum of all, the same to the last bit: they add in the order of the ranks.
+
+        Raises:
+            RuntimeError: as `gather`.
+        """
+        torch.sum(self._exchanged(tensor), 0, dtype=tensor.dtype, out=tensor.view(-1))
+        return tensor
+
+    def _exchanged(self, tensor: Tensor) -> Tensor:
+        """All ranks' numbers, (ranks, n), where they lie: to be read before the next message."""
         self._sent += 1
         numbers, slots = tensor.numel(), self._slots_of(tensor.dtype)[self._sent % 2]
         slots[self._rank, :numbers] = tensor.detach().reshape(-1)
-        self._counters[self._rank * _STRIDE // 8] = self._sent
+        self._counters[self._rank * self._stride // 8] = self._sent
         for other in range(self._count):
             if other != self._rank:
                 self._wait(other)
-        return slots[:, :numbers].clone().view(self._count, *tensor.shape)
+        return slots[:, :numbers]
 
     def _slots_of(self, kind: torch.dtype) -> list[Tensor]:
         """The even and the odd messages' slots, each (ranks, numbers of this type)."""
@@ -107,15 +130,17 @@ class Mail:
 
     def _map(self, file: int, rank: int, count: int) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX, 1, rank)  # the system takes it back when this process ends, however it does
-        memory = mmap.mmap(file, count * _STRIDE)
+        memory = mmap.mmap(file, count * self._stride)
         self._counters = memoryview(memory).cast("q")
         self._slots = (
-            torch.frombuffer(memory, dtype=torch.uint8).view(count, _STRIDE)[:, _LINE:].unflatten(1, (2, SLOT))
+            torch.frombuffer(memory, dtype=torch.uint8)
+            .view(count, self._stride)[:, _LINE:]
+            .unflatten(1, (2, self.slot))
         )
         self._file, self._rank, self._count, self._sent = file, rank, count, 0
 
     def _wait(self, other: int) -> None:
-        place, counters, wanted = other * _STRIDE // 8, self._counters, self._sent
+        place, counters, wanted = other * self._stride // 8, self._counters, self._sent
         for _ in range(_SPINS):
             if counters[place] >= wanted:
                 return
@@ -144,12 +169,7 @@ class Mail:
         return False
 
 
-def small(tensor: Tensor) -> bool:
-    """Whether a tensor is on the CPU and fits a slot."""
-    return tensor.device.type == "cpu" and tensor.nbytes <= SLOT
-
-
-def _made(count: int) -> tuple[int, str]:
+def _made(size: int) -> tuple[int, str]:
     """A new file in shared memory, and 'path token'; (-1, "") where it cannot be had or processors reorder writes."""
     # Slot and counter are written one after the other without a fence, which only x86 promises others to see in this order.
     if platform.machine().lower() not in ("x86_64", "amd64") or not MEMORY.is_dir():
@@ -160,7 +180,6 @@ def _made(count: int) -> tuple[int, str]:
         return -1, ""
     token = secrets.token_hex(8)
     try:
-        size = math.ceil(count * _STRIDE / mmap.PAGESIZE) * mmap.PAGESIZE
         os.posix_fallocate(file, 0, size)  # a full memory says so here, not by a signal later
         os.pwrite(file, token.encode(), _TOKEN)
     except OSError:

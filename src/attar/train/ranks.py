@@ -1,8 +1,8 @@
 """Ranks: processes that train one network together, as torchrun starts them, and what they tell each other.
 
 Every rank runs the same program; each takes its share of every batch. What must be one (files, plans, measured times) the
-first rank does and tells. Words go through gloo on the CPU, or shared memory where they are few and all ranks on one machine;
-gradients through gloo or nccl.
+first rank does and tells. Words go through gloo on the CPU, or shared memory where they are few and all ranks on one machine,
+and so do the gradients of small networks; those of others go through gloo or nccl.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from attar.train.mail import Mail, small
+from attar.train.mail import Mail
 
 LOST = ("gloo", "nccl", "connection", "broken pipe", "socket", "timed out")
 """Words in the errors of a broken connection, which come as plain RuntimeErrors from several libraries."""
+
+FREIGHT = 8 * 2**20
+"""Bytes of gradients up to which they go through shared memory; two slots of every rank have to fit there."""
 
 Made = TypeVar("Made")
 Told = tuple[Mapping[str, Tensor], Any]
@@ -44,6 +47,8 @@ class Ranks:
     local: int = 0
     """Number of this rank on its machine: the GPU that it takes."""
     mail: Mail = field(default_factory=Mail, compare=False, repr=False)
+    _freights: dict[int, Mail] = field(default_factory=dict, compare=False, repr=False)
+    """For gradients, by the bytes of a slot."""
 
     @classmethod
     def here(cls) -> Ranks:
@@ -82,7 +87,8 @@ class Ranks:
                 "number of ranks"
             ) from error
         finally:
-            self.mail.close()
+            for mail in (self.mail, *self._freights.values()):
+                mail.close()
         dist.destroy_process_group()
 
     def share(self, samples: Tensor) -> Tensor:
@@ -107,7 +113,23 @@ class Ranks:
         # allows parameters that no gradient reaches.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # `broadcast_buffers` has another name from torch 2.13 on
-            return DistributedDataParallel(model, broadcast_buffers=False, static_graph=True)
+            averaged = DistributedDataParallel(model, broadcast_buffers=False, static_graph=True)
+        gradients = [p for p in model.parameters() if p.requires_grad]
+        if all(p.device.type == "cpu" for p in gradients):
+            freight = self._freight(sum(p.nbytes for p in gradients))
+            if freight is not None:
+                averaged.register_comm_hook(None, lambda state, bucket: _mean(bucket.buffer(), freight, self.count))
+        return averaged
+
+    def _freight(self, size: int) -> Mail | None:
+        """Open slots for so many bytes of gradients, on every rank; none where there are too many, or no shared memory."""
+        if size > FREIGHT:
+            return None
+        slot = next((slot for slot in self._freights if slot >= size), size)
+        if slot not in self._freights:
+            self._freights[slot] = self._opened(Mail(slot))
+        freight = self._freights[slot]
+        return freight if freight.fits(torch.empty(size, dtype=torch.uint8)) else None
 
     def mean_and_sum(self, mean: float, total: int) -> tuple[float, int]:
         """The mean over ranks of one number, the sum of another."""
@@ -119,6 +141,8 @@ class Ranks:
     def total(self, tensor: Tensor) -> Tensor:
         """Sum over ranks; may write it into `tensor`."""
         if self.count > 1 and self._mails(tensor):
+            if tensor.is_contiguous():
+                return self.mail.total_(tensor)
             return tensor.copy_(self.mail.gather(tensor).sum(0, dtype=tensor.dtype))
         if self.count > 1:
             dist.all_reduce(tensor)
@@ -189,13 +213,16 @@ class Ranks:
 
     def _mails(self, tensor: Tensor) -> bool:
         """Whether a message goes through shared memory, which the first message that could opens."""
-        if small(tensor) and not self.mail.asked:
-
-            def all_can(can: bool) -> bool:
-                return not self.any(torch.tensor(not can)).item()
-
-            self.mail.open(self.rank, self.count, lambda said: str(self.tell_plain(lambda: said)), all_can)
+        if self.mail.could(tensor) and not self.mail.asked:
+            self._opened(self.mail)
         return self.mail.fits(tensor)
+
+    def _opened(self, mail: Mail) -> Mail:
+        def all_can(can: bool) -> bool:
+            return not self.any(torch.tensor(not can)).item()
+
+        mail.open(self.rank, self.count, lambda said: str(self.tell_plain(lambda: said)), all_can)
+        return mail
 
     def _sent(self, content: bytes) -> bytes:
         size = torch.tensor([len(content)])
@@ -206,6 +233,13 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def _mean(gradients: Tensor, freight: Mail, count: int) -> torch.futures.Future[Tensor]:
+    """What `DistributedDataParallel` asks for: a bucket of gradients as their mean over ranks."""
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(freight.total_(gradients).div_(count))
+    return done
 
 
 def _packed(told: Told) -> bytes:
