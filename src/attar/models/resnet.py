@@ -35,16 +35,16 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 to four times the width, and a shortcut."""
+    """1x1, 3x3 (with the stride, maybe grouped), 1x1 to four times the width if nothing else is said, and a shortcut."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, outputs: int | None = None, groups: int = 1) -> None:
         super().__init__()
-        outputs = width * self.expansion
+        outputs = outputs or width * self.expansion
         self.conv1 = convolution(inputs, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, stride)
+        self.conv2 = convolution(width, width, 3, stride, groups)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = convolution(width, outputs, 1)
         self.bn3 = nn.BatchNorm2d(outputs)

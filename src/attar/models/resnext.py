@@ -5,28 +5,7 @@ from torch import nn
 
 from attar.models.checks import positive
 from attar.models.layers import AvgPool2d, convolution, initialise
-from attar.models.resnet import shortcut
-
-
-class GroupedBottleneck(nn.Module):
-    """1x1, grouped 3x3 (with the stride), 1x1, and a shortcut."""
-
-    def __init__(self, inputs: int, width: int, outputs: int, stride: int, groups: int) -> None:
-        super().__init__()
-        self.conv1 = convolution(inputs, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = convolution(width, width, 3, stride, groups)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = convolution(width, outputs, 1)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU()
-        self.downsample = shortcut(inputs, outputs, stride)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+from attar.models.resnet import Bottleneck
 
 
 class ResNeXt(nn.Module):
@@ -41,7 +20,7 @@ class ResNeXt(nn.Module):
         for stage in range(3):
             for i in range(3):
                 inner, outputs = cardinality * width * 2**stage, 256 * 2**stage
-                blocks.append(GroupedBottleneck(inputs, inner, outputs, 2 if stage and i == 0 else 1, cardinality))
+                blocks.append(Bottleneck(inputs, inner, 2 if stage and i == 0 else 1, outputs, cardinality))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.avgpool = AvgPool2d()
