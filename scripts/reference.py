@@ -164,7 +164,10 @@ def _command(function: Callable[..., Any], path: str) -> str:
             shown = info.metavar or parameter.name.upper() + ("..." if get_origin(kind) is list else "")
             usage.append(shown)
         else:
-            option = next(iter(info.param_decls or ()), "--" + parameter.name.replace("_", "-"))
+            said = [
+                text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")
+            ]  # as typer reads it
+            option = ", ".join(said) or "--" + parameter.name.replace("_", "-")
             value = "" if kind in (bool, bool | None) else info.metavar or _values(kind)
             shown = f"{option} {value}".rstrip()
             usage += [] if given else [shown]
