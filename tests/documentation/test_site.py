@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from attar.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +21,22 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_references_are_up_to_date() -> None:
     done = python("scripts/reference.py", "--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_the_reference_names_the_options_that_the_commands_take() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    sections = dict(re.findall(r"^## (attar [^\n]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+    def check(command: Any, path: str) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, f"{path} {name}")
+        if not hasattr(command, "commands"):
+            taken = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            shown = " ".join(re.findall(r"^\| `(--[^`]*)`", sections[path], re.MULTILINE))
+            named = re.findall(r"(?<![\w-])--[a-z0-9-]+", shown)
+            assert set(named) == {name for name in taken if name.startswith("--")} - {"--help"}, path
+
+    check(get_command(app), "attar")
 
 
 def test_the_results_are_what_the_records_say() -> None:
