@@ -16,7 +16,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The page's text; links to records, which are not part of the site, become their paths."""
     if MARK not in markdown:
         return markdown
-    results = (ROOT / "RESULTS.md").read_text()
+    results = (ROOT / "RESULTS.md").read_text().replace("](docs/", "](")
     return markdown.replace(MARK, re.sub(r"\[([^\]]+)\]\((records/[^)]+)\)", r"\1 (`\2`)", results.partition("\n")[2]))
 
 

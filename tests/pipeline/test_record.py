@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from command_line import attar
@@ -112,6 +113,13 @@ def test_results_are_the_records(records, tmp_path):
     assert f"{50 * sum(shares):.2f} %" in text
     assert "No controls are recorded." in text
     assert not results("--records", records, "--out", page, "--check")
+    picture = tmp_path / "docs/results.svg"
+    drawn = picture.read_text()
+    ElementTree.fromstring(drawn)
+    assert drawn.count("<circle") >= 2 and ">digits</text>" in drawn
+    picture.write_text(drawn.replace("digits", "digit"))
+    assert "results.svg is not what" in results("--records", records, "--out", page, "--check")
+    picture.write_text(drawn)
     page.write_text(text.replace("digits", "digit"))
     assert "is not what" in results("--records", records, "--out", page, "--check")
 
