@@ -1,6 +1,6 @@
 """Records carry everything but the weights and this machine's paths; RESULTS.md says what they say, and nothing else."""
 
-import importlib.util
+import importlib
 import json
 import re
 import shutil
@@ -13,15 +13,12 @@ from command_line import attar
 
 from attar.pipeline.record import without_places
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "results.py"
+sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # for the script, which imports its neighbour
 
 
 def results(*arguments: object) -> str:
     """Run the script; returns what it ended with, empty where all is well."""
-    spec = importlib.util.spec_from_file_location("results", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules["results"] = script
-    spec.loader.exec_module(script)
+    script = importlib.import_module("results")
     before, sys.argv = sys.argv, ["results.py", *map(str, arguments)]
     try:
         script.main()
