@@ -164,9 +164,8 @@ def _command(function: Callable[..., Any], path: str) -> str:
             shown = info.metavar or parameter.name.upper() + ("..." if get_origin(kind) is list else "")
             usage.append(shown)
         else:
-            said = [
-                text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")
-            ]  # as typer reads it
+            # typer takes the first name for a default, as the signature has the true one
+            said = [text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")]
             option = ", ".join(said) or "--" + parameter.name.replace("_", "-")
             value = "" if kind in (bool, bool | None) else info.metavar or _values(kind)
             shown = f"{option} {value}".rstrip()

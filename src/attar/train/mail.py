@@ -103,13 +103,12 @@ class Mail:
         return self._exchanged(tensor).clone().view(self._count, *tensor.shape)
 
     def total_(self, tensor: Tensor) -> Tensor:
-        """Every rank's tensor (contiguous) becomes the sum of all, the same to the last bit: they add in the order of the ranks.
+        """Every rank's tensor becomes the sum of all, the same to the last bit: they add in the order of the ranks.
 
         Raises:
             RuntimeError: as `gather`.
         """
-        torch.sum(self._exchanged(tensor), 0, dtype=tensor.dtype, out=tensor.view(-1))
-        return tensor
+        return tensor.copy_(self._exchanged(tensor).sum(0, dtype=tensor.dtype).view(tensor.shape))
 
     def _exchanged(self, tensor: Tensor) -> Tensor:
         """All ranks' numbers, (ranks, n), where they lie: to be read before the next message."""

@@ -141,9 +141,7 @@ class Ranks:
     def total(self, tensor: Tensor) -> Tensor:
         """Sum over ranks; may write it into `tensor`."""
         if self.count > 1 and self._mails(tensor):
-            if tensor.is_contiguous():
-                return self.mail.total_(tensor)
-            return tensor.copy_(self.mail.gather(tensor).sum(0, dtype=tensor.dtype))
+            return self.mail.total_(tensor)
         if self.count > 1:
             dist.all_reduce(tensor)
         return tensor
