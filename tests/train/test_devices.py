@@ -18,12 +18,11 @@ def apple(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
 
 
-def test_mps_computes_in_float32_and_leaves_float64_to_the_cpu(apple):
+def test_mps_computes_in_float32(apple):
     machine = Machine.choose(Compute(threads=1))
     assert machine.record() == {
         "device": "mps", "precision": "fp32", "channels_last": False, "threads": 1, "ranks": 1
     }  # fmt: skip
-    assert not machine.double
     assert not machine.buffered
     assert Machine("cuda:0", "bf16", True, 1).buffered
     with pytest.raises(ValueError, match=r"compute\.precision = 'bf16' is not supported on mps; use 'fp32' or 'auto'"):

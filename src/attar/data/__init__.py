@@ -2,14 +2,13 @@
 
 from attar.data.dataset import Dataset, from_dataset
 from attar.data.images import DataError, ImageData, Progress, pixel_statistics
-from attar.data.load import NAMES, load_data, runs_code
+from attar.data.load import load_data, runs_code
 from attar.data.mixup import Mixup
 from attar.data.shards import Shards
 from attar.data.split import Split, split
-from attar.data.views import Views, home_of, random_order
+from attar.data.views import Views, home_of, random_order, sent
 
 __all__ = [
-    "NAMES",
     "DataError",
     "Dataset",
     "ImageData",
@@ -24,5 +23,6 @@ __all__ = [
     "pixel_statistics",
     "random_order",
     "runs_code",
+    "sent",
     "split",
 ]

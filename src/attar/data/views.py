@@ -161,6 +161,13 @@ def home_of(device: torch.device | str) -> torch.device:
     return torch.device(HOMES.get(device.type, device))
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device; a GPU fetches it while the host goes on."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def random_order(seed: int, epoch: int, samples: Tensor) -> Tensor:
     """The sample ids (int64, on the CPU) in an order that is a pure function of (seed, epoch, set of samples)."""
     samples = samples.cpu().sort().values

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attar.data import Views, random_order
+from attar.data import Views, random_order, sent
 from attar.distil.coding import Coding
 from attar.distil.objective import Batch
 from attar.distil.pools import Pool
@@ -120,7 +120,7 @@ class ViewOutputs:
         assert (index >= 0).all(), "a batch with samples that were not announced"
         self._complete(number, np.unique(index // BLOCK))
         rows = torch.from_numpy(epoch.rows.data[index])
-        return self.coding.decode(rows, self.temperature).to(self.views.device)
+        return sent(self.coding.decode(rows, self.temperature), self.views.device)
 
     def fill(self, epoch: int) -> None:
         """Compute whatever is missing of a view epoch.

@@ -92,7 +92,9 @@ def _fine_tuned(session: Session, student: Callable[[], torch.nn.Module]) -> tor
         if layers == 0:
             session.watcher.note("no layer of the network can be fine-tuned for int8")
             return None
-        held_out = loop.fit(training, objective(session), view_pool=session.recipe.distil.view_pool)
+        # torch's fake quantisation looks at its zero points on the host, which a CUDA graph cannot hold
+        pool = session.recipe.distil.view_pool
+        held_out = loop.fit(training, objective(session), view_pool=pool, record=False)
     with state.averaged() as final:
         folder.finish(STAGE, final.state_dict(), {"images": state.position.images, "held_out": held_out})
     model.load_state_dict(folder.result(STAGE)[0])

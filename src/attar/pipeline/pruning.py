@@ -143,9 +143,9 @@ def _cut(
     Returns what the frontier keeps of it.
     """
     ranks = loop.session.ranks
-    if not loop.session.machine.double:  # scores and proof are in float64; the state brings the model back
-        pruner.model.to("cpu")
-        context = context and context.on_cpu()
+    # Captured on the CPU, the network is scored, cut and proved there; the state brings it back.
+    pruner.model.to("cpu")
+    context = context and context.on_cpu()
     plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(limits, context).items()}, None))
     cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)

@@ -48,8 +48,10 @@ class StageLoop:
         )
         self._saved_at = time.monotonic()
 
-    def fit(self, training: Training, objective: Objective, label: str = "", view_pool: int = 0) -> float | None:
-        """Run the loop to the end of `training`, from wherever the state stands.
+    def fit(
+        self, training: Training, objective: Objective, label: str = "", view_pool: int = 0, record: bool = True
+    ) -> float | None:
+        """Run the loop to the end of `training`, from wherever the state stands; arguments as for `attar.train.fit`.
 
         Returns:
             Held-out accuracy at the end (0 to 1), with the averaged weights where there are some.
@@ -80,6 +82,7 @@ class StageLoop:
                 training,
                 view_pool=view_pool,
                 ranks=self.session.ranks,
+                record=record,
                 tell=self.session.watcher.note,
                 on_step=on_step,
                 on_epoch=on_epoch,

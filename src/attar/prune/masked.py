@@ -33,6 +33,8 @@ class Masked(torch.fx.Interpreter):
     def __init__(self, walk: Walk, left: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__(walk.graph.module, garbage_collect_values=True)
         self.walk, self.left, self.tensors = walk, left, tensors
+        self.device = next((tensor.device for tensor in tensors.values()), left.device)
+        """Where the network is; labels and their masks are on the CPU."""
 
     def answer(self, leaves: list[Any]) -> list[Any]:
         """The flattened outputs for the flattened example inputs."""
@@ -78,10 +80,11 @@ class Masked(torch.fx.Interpreter):
             return type(result)(self._masked(r, v) for r, v in zip(result, value))
         if isinstance(result, torch.Tensor) and isinstance(value, Value) and result.is_floating_point():
             for plane in value.planes:
-                mask = self.left[plane.ids]
-                if not bool(mask.all()):
+                gone = ~self.left[plane.ids]
+                if bool(gone.any()):
                     # Filled, not multiplied: 0 / 0 is no number.
-                    result = result.masked_fill_(~mask, 0) if in_place else result.masked_fill(~mask, 0)
+                    gone = gone.to(self.device)
+                    result = result.masked_fill_(gone, 0) if in_place else result.masked_fill(gone, 0)
         return result
 
     def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -174,7 +177,7 @@ class Masked(torch.fx.Interpreter):
         mask = self.left[plane.ids].movedim(plane.cut, -1)
         count = int(mask.reshape(-1, mask.shape[-1])[0].sum())
         places = torch.nonzero(mask.reshape(-1, mask.shape[-1]))[:, 1]
-        return places.reshape(*mask.shape[:-1], count).movedim(-1, plane.cut)
+        return places.reshape(*mask.shape[:-1], count).movedim(-1, plane.cut).to(self.device)
 
     def _line(self, plane: Plane) -> torch.Tensor:
         """Kept indices along `cut`; norms' weights have no rows, so all rows keep the same."""

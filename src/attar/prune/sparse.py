@@ -7,7 +7,7 @@ it keeps no state, so that a run resumed from a checkpoint continues with the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,12 +42,14 @@ class GroupLasso:
     structure: Structure
     strength: float = 1e-4
     alpha: float = 4.0
+    _owners: Owners = field(default_factory=lambda: Owners(), compare=False, repr=False)
 
     def __call__(self, model: nn.Module) -> torch.Tensor:
         parameters = _parameters(model)
-        norms = {index: total.detach().sqrt() for index, total in unit_squares(self.structure, parameters).items()}
-        gamma = {index: lasso_weights(norm, self.alpha) for index, norm in norms.items()}
-        return _gradient_only(self.strength / 2 * weighted_squares(self.structure, parameters, gamma))
+        with torch.no_grad():
+            squares = unit_squares(self.structure, parameters, self._owners)
+            gamma = {index: lasso_weights(total.sqrt(), self.alpha) for index, total in squares.items()}
+        return _gradient_only(self.strength / 2 * weighted_squares(self.structure, parameters, gamma, self._owners))
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class GrowingPenalty:
     """Growing regularisation (GReg-1, Wang et al. 2021): the units chosen to go are shrunk harder and harder.
 
     The penalty is rate / 2 x |slices of the units that go|^2; the rate rises by `growth` every `every` steps up to
-    `ceiling`.
+    `ceiling`. The rate is a number of the host, which a CUDA graph would keep as it was: train with `fit(record=False)`.
     """
 
     structure: Structure
@@ -66,6 +68,7 @@ class GrowingPenalty:
     growth: float = 1e-4
     every: int = 10
     ceiling: float = 1.0
+    _owners: Owners = field(default_factory=lambda: Owners(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -78,16 +81,40 @@ class GrowingPenalty:
 
     def __call__(self, model: nn.Module) -> torch.Tensor:
         chosen = {index: (~mask).to(torch.float32) for index, mask in self.kept.items()}
-        return _gradient_only(self.rate / 2 * weighted_squares(self.structure, _parameters(model), chosen))
+        squares = weighted_squares(self.structure, _parameters(model), chosen, self._owners)
+        return _gradient_only(self.rate / 2 * squares)
+
+
+class Owners:
+    """The unit that owns each index of a tensor, as numbers on the tensor's device.
+
+    They are copied there once: a step that is being recorded as a CUDA graph may copy nothing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, torch.device], torch.Tensor] = {}
+
+    def of(self, group: int, number: int, member: Member, size: int, device: torch.device) -> torch.Tensor:
+        """int64 (length of the member's dimension,): units of the group, `size` where no unit owns the index.
+
+        `number`: the member's among those of its group.
+        """
+        key = (group, number, device)
+        if key not in self._known:
+            self._known[key] = torch.where(member.unit < 0, size, member.unit).to(device)
+        return self._known[key]
 
 
 def lasso_weights(norms: torch.Tensor, alpha: float) -> torch.Tensor:
     """gamma (size,): 1 for the unit with the largest norm, 2^alpha for the smallest; all 1 where norms are equal."""
     low, high = norms.min(), norms.max()
-    return 2.0 ** (alpha * (high - norms) / (high - low)) if high > low else torch.ones_like(norms)
+    spread = torch.where(high > low, high - low, 1)  # asked on the device: nothing waits for the answer
+    return 2.0 ** (alpha * (high - norms) / spread)
 
 
-def unit_squares(structure: Structure, parameters: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:
+def unit_squares(
+    structure: Structure, parameters: Mapping[str, torch.Tensor], owners: Owners
+) -> dict[int, torch.Tensor]:
     """Squared norm of the slices of every unit that may go, summed over its group's weights: group index -> (size,)."""
     squares = _Squares(parameters)
     found = {}
@@ -96,14 +123,18 @@ def unit_squares(structure: Structure, parameters: Mapping[str, torch.Tensor]) -
             parts = [(member, squares.along(member)) for member in weights(parameters, group)]
             if parts:
                 total = parts[0][1].new_zeros(group.size + 1)
-                for member, along in parts:
-                    total = total.index_add(0, _places(member, group.size).to(along.device), along)
+                for number, (member, along) in enumerate(parts):
+                    owner = owners.of(index, number, member, group.size, along.device)
+                    total = total.index_add(0, owner, along)
                 found[index] = total[:-1]
     return found
 
 
 def weighted_squares(
-    structure: Structure, parameters: Mapping[str, torch.Tensor], factors: Mapping[int, torch.Tensor]
+    structure: Structure,
+    parameters: Mapping[str, torch.Tensor],
+    factors: Mapping[int, torch.Tensor],
+    owners: Owners,
 ) -> torch.Tensor:
     """Scalar: sum over groups and units of factor x |slices|^2, through which gradients flow to the parameters."""
     squares = _Squares(parameters)
@@ -111,9 +142,10 @@ def weighted_squares(
     for index, factor in factors.items():
         group = structure.groups[index]
         padded = torch.cat([factor, factor.new_zeros(1)])  # indices that no unit owns have the factor 0
-        for member in weights(parameters, group):
+        for number, member in enumerate(weights(parameters, group)):
             along = squares.along(member)
-            total = total + (padded[_places(member, group.size).to(factor.device)].to(along) * along).sum()
+            owner = owners.of(index, number, member, group.size, along.device)
+            total = total + (padded.to(along)[owner] * along).sum()
     return total
 
 
@@ -130,11 +162,6 @@ class _Squares:
         squared = self._squared[member.tensor]
         other = [dim for dim in range(squared.dim()) if dim != member.dim]
         return squared.sum(other) if other else squared
-
-
-def _places(member: Member, size: int) -> torch.Tensor:
-    """The unit that owns each index, with `size` in place of none."""
-    return torch.where(member.unit < 0, size, member.unit)
 
 
 def _gradient_only(penalty: torch.Tensor) -> torch.Tensor:

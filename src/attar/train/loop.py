@@ -69,6 +69,7 @@ def fit(
     *,
     view_pool: int = 0,
     ranks: Ranks = ALONE,
+    record: bool = True,
     tell: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
@@ -83,6 +84,7 @@ def fit(
         training: optimiser, schedule, batch size.
         view_pool: cycle through this many epochs of views; 0 makes every epoch's views new.
         ranks: the processes that share every batch; up to the order of sums the result is that of one.
+        record: let a GPU record the step as a CUDA graph; not for an objective that reads a number of the host, or waits.
         tell: takes a line for whoever watches.
         on_step: called after every step (on a GPU after every few); a checkpoint may be taken there.
         on_epoch: called when an epoch, or the call, ends.
@@ -98,7 +100,7 @@ def fit(
         torch.manual_seed(state.position.images * ranks.count + ranks.rank)
     norm = fast_batch_norm(state.model) if ranks.count == 1 else RankNorm(ranks)
     with norm, safe_strided_convolutions(state.model):
-        _steps(state, objective, views, samples, training, view_pool, ranks, tell, on_step, on_epoch)
+        _steps(state, objective, views, samples, training, view_pool, ranks, record, tell, on_step, on_epoch)
 
 
 def _steps(
@@ -109,13 +111,14 @@ def _steps(
     training: Training,
     view_pool: int,
     ranks: Ranks,
+    record: bool,
     tell: Callable[[str], None],
     on_step: Callable[[Progress], None],
     on_epoch: Callable[[Progress], None],
 ) -> None:
     at, steps, batch = state.position, steps_for(training, len(samples)), min(training.batch, len(samples))
     model, part = ranks.averaging(state.model), ranks.part(batch)
-    step = Step(state, model, objective, views, training, part, ranks.count == 1, tell)
+    step = Step(state, model, objective, views, training, part, record and ranks.count == 1, tell)
     order, ordered_epoch, unread = samples, -1, 0
     while at.step < steps:
         if at.offset + batch > len(samples):

@@ -53,11 +53,6 @@ class Machine:
         return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
 
     @property
-    def double(self) -> bool:
-        """Whether the device has float64; where it has not, what needs it is done on the CPU."""
-        return torch.device(self.device).type != "mps"
-
-    @property
     def buffered(self) -> bool:
         """Whether a step's inputs are to lie in buffers, so that it can be recorded as a CUDA graph."""
         return torch.device(self.device).type == "cuda"
@@ -94,6 +89,8 @@ def _device(asked: str) -> str:
     if not here[kind]:
         found = ", ".join(name for name, is_here in here.items() if is_here)
         raise ValueError(f"compute.device = {asked!r} is not on this machine; there is: {found}")
+    if kind == "cuda" and ":" in asked:
+        torch.cuda.set_device(asked)  # streams and graphs are made on the current one
     return asked
 
 

@@ -120,7 +120,7 @@ class TrainState:
                 cut[name].mul_(rows)
             # A network that runs its captured graph gains that graph's constants, which no average has seen.
             now = self.model.state_dict()
-            self.ema = {name: cut.get(name, tensor.detach().clone()) for name, tensor in now.items()}
+            self.ema = {name: _like(cut.get(name, tensor), tensor) for name, tensor in now.items()}
             # Running statistics move with a cut; an average that still remembers the old ones is of no network at all.
             self.position.updates = 0
             wrong = [name for name, tensor in now.items() if self.ema[name].shape != tensor.shape]
@@ -160,7 +160,8 @@ class TrainState:
         """Continue from a checkpoint: the counterpart of `tensors` and `numbers`."""
         self.model.load_state_dict(_below(tensors, "model/"))
         self.machine.place(self.model)
-        self.ema = {name: t.to(self.machine.device) for name, t in _below(tensors, "ema/").items()} or None
+        now = self.model.state_dict()
+        self.ema = {name: _like(average, now[name]) for name, average in _below(tensors, "ema/").items()} or None
         self.position = Position(**numbers)
         self.optimiser = _optimiser(self.model, training, self.machine)
         moments: dict[str, dict[str, torch.Tensor]] = {}
@@ -192,7 +193,7 @@ class TrainState:
 
 
 def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> torch.optim.Optimizer:
-    fused = torch.device(machine.device).type in ("cpu", "cuda")
+    fused = torch.device(machine.device).type != "mps"
     parameters = list(model.parameters())
     if training.optimiser == "adamw":
         return torch.optim.AdamW(
@@ -213,7 +214,7 @@ def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> 
 
 
 def _like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """A moment laid out as its parameter is, so that a resumed step runs the same kernels."""
+    """A moment or average laid out as its parameter is: a resumed step then runs the same kernels, the fast ones."""
     if value.shape != parameter.shape:  # AdamW's count of steps
         return value.to(parameter.device, copy=True)
     return torch.empty_like(parameter).copy_(value).detach()

@@ -2,19 +2,20 @@
 
 On a GPU the whole step is recorded as a CUDA graph and replayed, so that the processor's launches no longer set the pace:
 all that changes from step to step (ids, places, teacher's outputs, learning rate, weight of the average) lies in buffers.
-Elsewhere the same code reads the same inputs as they are. Recording was written without a GPU at hand and has not run on
-one yet; where it fails, or a network does what cannot be recorded, steps go on one launch at a time.
+Elsewhere the same code reads the same inputs as they are. Recording has not run on a GPU yet, only on one that tests pretend
+(tests/pretend_gpu.py); where it fails, or a network does what cannot be recorded, steps go on one launch at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attar.data import Shards, Views
+from attar.data import Shards, Views, sent
 from attar.distil import Batch, Objective, outputs_ahead
 from attar.recipe import Training
 from attar.train.state import TrainState
@@ -94,7 +95,7 @@ class Step:
 
     def _load(self, epoch: int, samples: Tensor, rate: float) -> None:
         weight = self.state.average_weight(self.training.ema)
-        self._put("samples", samples.to(self.views.labels.device))
+        self._put("samples", sent(samples, self.views.labels.device))
         self._put("rate", rate)
         self._put("weight", weight)
         if epoch != self._epoch:
@@ -115,7 +116,7 @@ class Step:
             self._inputs[name] = value.to(self.views.device, copy=True) if buffer is None else buffer.copy_(value)
         elif buffer is None:
             kind = torch.int64 if name == "epoch" else torch.float32
-            self._inputs[name] = torch.tensor(value, dtype=kind, device=self.views.device)
+            self._inputs[name] = torch.full((), value, dtype=kind, device=self.views.device)
         else:
             buffer.fill_(value)
 
@@ -140,14 +141,35 @@ class Step:
     def _record(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
-                self._compute()
+            self._graph = _recorded(self._compute, self._stream)
         except RuntimeError as error:
             self._buffered = False
             self._inputs.pop("outputs", None)
+            cause = error.__context__ or error  # what went wrong in the step makes the end of its recording fail, too
             self.tell(
-                f"the step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]:.200}); it runs unrecorded"
+                f"the step cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]:.200}); it runs unrecorded"
             )
-        else:
-            self._graph = graph
+
+
+_FAILED: list[torch.cuda.CUDAGraph] = []
+"""Kept for good: torch's allocator may still point at a graph whose recording failed."""
+
+
+def _recorded(compute: Callable[[], None], stream: torch.cuda.Stream | None) -> torch.cuda.CUDAGraph:
+    """The function as a CUDA graph; it is not carried out.
+
+    Raises:
+        RuntimeError: it does what cannot be recorded. What comes after may be recorded all the same: up to 2.11 torch leaves
+            the stream of a failed recording current, and its pool of memory open (pytorch pull request 180395).
+    """
+    graph, here, pool = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.graph_pool_handle()
+    try:
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            compute()
+    except RuntimeError:
+        _FAILED.append(graph)
+        torch.cuda.set_stream(here)
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(here.device_index, pool)
+        raise
+    return graph
