@@ -3,15 +3,17 @@
     python scripts/record_runs.py recipes/fashion-mnist-100k.toml recipes/fashion-mnist-50k.toml --seeds 0,1,2 \\
         --seconds 540 --out "$OUT" data.folder=FOLDER
 
-Called again it goes on where it stopped. Exit code 0: everything is done; 3: time is up, call it again; 1: a run failed.
-Recipes with the same teacher share one, taught first. For every recipe and seed: the run, then its control with the teacher
-and the one without. Where the code lies without its repository, name its commit: ATTAR_COMMIT=SHA.
+Called again it goes on where it stopped. Exit code 0: everything is done; 3: time is up, call it again; 1: a run failed, and
+the others were gone on with. Recipes with the same teacher share one, taught first. For every recipe and seed: the run, then
+its control with the teacher and the one without. Where the code lies without its repository, name its commit:
+ATTAR_COMMIT=SHA.
 
-Written into --out, anew on every call, in files of at most 16 MiB:
+Written into --out, anew on every call:
     status.json        what is done, and how far the rest is
-    records/           the record of every finished run, fit to be committed
-    artifacts/         NAME-SEED: its artifact, for `attar zoo add`
-    state/             with --state: all that a machine which starts from nothing needs to go on (--restore FOLDER)
+    home.tar.000 ...   in pieces of at most 15 MiB (cat home.tar.* | tar x):
+        records/       the record of every finished run, fit to be committed
+        artifacts/     NAME-SEED: its artifact, for `attar zoo add`
+        runs/          with --state: all that a machine which starts from nothing needs to go on (--restore FOLDER)
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import signal
 import sys
+import tarfile
+import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +39,9 @@ from attar.pipeline.control import control
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.record import write_record
 from attar.recipe import Recipe, check_recipe, load_recipe
-from attar.train import Diverged, write_atomically
+from attar.train import write_atomically
 
-PIECE = 16 << 20
+PIECE = 15 << 20
 TIME_IS_UP, FAILED = 3, 1
 STATE = (".json", ".jsonl", ".toml", ".safetensors")
 
@@ -73,13 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         jobs = plan(options, deadline)
         for job in jobs:
-            carry_out(job, options.controls, deadline)
+            try:
+                carry_out(job, options.controls, deadline)
+            except Interrupted:
+                raise
+            except Exception:  # whatever it was, what else can be done is done, and what is done comes home
+                code = FAILED
+                print(f"{job.name} failed:\n{traceback.format_exc()}", file=sys.stderr)
     except (Interrupted, KeyboardInterrupt):
-        code = TIME_IS_UP
+        code = code or TIME_IS_UP
         print("time is up; the same command goes on")
-    except Diverged as error:
-        code = FAILED
-        print(f"failed: {error}", file=sys.stderr)
     hand_over(options, jobs, code)
     return code
 
@@ -95,7 +102,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="what is brought home")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--state", action="store_true", help="bring home what another machine needs to go on, too")
-    parser.add_argument("--restore", type=Path, help="the state/ that an earlier call brought home")
+    parser.add_argument("--restore", type=Path, help="the --out of an earlier call with --state")
     options = parser.parse_args(arguments)
     options.recipes = [Path(text) for text in options.given if "=" not in text]
     options.overrides = [text for text in options.given if "=" in text]
@@ -163,20 +170,25 @@ class timed:
 def hand_over(options: argparse.Namespace, jobs: Sequence[Job], code: int) -> None:
     """Write what is brought home: status, records and artifacts of finished runs, and the state if that is asked for."""
     out = options.out
-    (out / "artifacts").mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("home.tar.*"):
+        old.unlink()
     status = {job.name: told(job, options.controls) for job in jobs}
-    for job in jobs:
-        if not job.done(False):
-            continue
-        write_record(job.folder, out / "records")
-        target = out / "artifacts" / job.name
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(job.folder / "artifact", target)
-    if options.state:
-        save_state(options.runs, out / "state")
+    with tempfile.TemporaryDirectory() as name:
+        packed, records = Path(name) / "home.tar", Path(name) / "records"
+        with tarfile.open(packed, "w") as archive:
+            for job in jobs:
+                if job.done(False):
+                    write_record(job.folder, records)
+                    archive.add(job.folder / "artifact", f"artifacts/{job.name}")
+            if records.is_dir():
+                archive.add(records, "records")
+            for file in state(options.runs) if options.state else ():
+                archive.add(file, Path("runs") / file.relative_to(options.runs))
+        with packed.open("rb") as source:
+            for number, piece in enumerate(iter(lambda: source.read(PIECE), b"")):
+                (out / f"home.tar.{number:03d}").write_bytes(piece)
     write_atomically(out / "status.json", (json.dumps({"exit_code": code, "runs": status}, indent=1) + "\n").encode())
-    if large := [str(file) for file in out.rglob("*") if file.is_file() and file.stat().st_size > PIECE]:
-        print(f"larger than 16 MiB: {', '.join(large)}", file=sys.stderr)
     print(json.dumps(status, indent=1))
 
 
@@ -193,29 +205,27 @@ def told(job: Job, controls: bool) -> dict[str, Any]:
     return found
 
 
-def save_state(runs: Path, target: Path) -> None:
-    """Everything that the runs go on from, large files in pieces; artifacts are left out, since they can be made again."""
+def state(runs: Path) -> Iterator[Path]:
+    """The files that the runs go on from; artifacts are left out, since they can be made again."""
     for file in sorted(runs.rglob("*")):
-        if not file.is_file() or file.suffix not in STATE or file.name.startswith(".") or "artifact" in file.parts:
-            continue
-        place = target / file.relative_to(runs)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("rb") as source:
-            for number, piece in enumerate(iter(lambda source=source: source.read(PIECE), b"")):
-                place.with_name(f"{place.name}.{number:03d}").write_bytes(piece)
+        hidden = file.name.startswith(".") or "artifact" in file.parts
+        if file.is_file() and file.suffix in STATE and not hidden:
+            yield file
 
 
-def restore(state: Path, runs: Path) -> None:
-    """The inverse of `save_state`, where no runs are yet."""
+def restore(home: Path, runs: Path) -> None:
+    """Unpack the runs of an earlier call's --out, where none are yet."""
     if runs.exists():
         return
-    for first in sorted(state.rglob("*.000")):
-        name = first.name.removesuffix(".000")
-        place = runs / first.parent.relative_to(state) / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("wb") as file:
-            for piece in sorted(first.parent.glob(f"{name}.[0-9][0-9][0-9]")):
-                file.write(piece.read_bytes())
+    with tempfile.TemporaryFile() as joined:
+        for piece in sorted(home.glob("home.tar.[0-9][0-9][0-9]")):
+            joined.write(piece.read_bytes())
+        joined.seek(0)
+        with tarfile.open(fileobj=joined) as archive:
+            for member in archive.getmembers():
+                if member.name.startswith("runs/"):
+                    member.name = member.name.removeprefix("runs/")
+                    archive.extract(member, runs, filter="data")
 
 
 if __name__ == "__main__":
