@@ -3,7 +3,7 @@
 On a GPU the whole step is recorded as a CUDA graph and replayed, so that the processor's launches no longer set the pace:
 all that changes from step to step (ids, places, teacher's outputs, learning rate, weight of the average) lies in buffers.
 Elsewhere the same code reads the same inputs as they are. Recording has not run on a GPU yet, only on one that tests pretend
-(tests/pretend_gpu.py); where it fails, or a network does what cannot be recorded, steps go on one launch at a time.
+(tests/pretend); where it fails, or a network does what cannot be recorded, steps go on one launch at a time.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "pretend"
 DEVICE = f"{NAME}:0"
@@ -63,7 +63,7 @@ class There(torch.Tensor):
         return _run(func, args, kwargs or {})
 
 
-class _Pretending(TorchDispatchMode):
+class Pretending(TorchDispatchMode):
     """Makes new tensors on the device where that is asked for."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +73,7 @@ class _Pretending(TorchDispatchMode):
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if func is torch.ops.prim.device.default:
         return args[0].device
-    with _Pretending():  # of inference tensors, calls arrive as they were made and not in their parts
+    with Pretending():  # of inference tensors, calls arrive as they were made and not in their parts
         parts = func.decompose(*args, **kwargs)
     if parts is not NotImplemented:
         return parts
@@ -132,20 +132,8 @@ _registered = False
 
 
 def register() -> None:
-    """Make the device known to torch, once in a process."""
+    """Make the device known to torch, before the first backward pass of the process."""
     global _registered
-    if _registered:
-        return
-    backends = pytest.importorskip("torch.utils.backend_registration")
-    if not hasattr(backends, "_setup_privateuseone_for_python_backend"):
-        pytest.skip("this torch cannot pretend a device")
-    backends._setup_privateuseone_for_python_backend(NAME)
+    if not _registered:
+        _setup_privateuseone_for_python_backend(NAME)
     _registered = True
-
-
-@pytest.fixture
-def pretend_gpu() -> Iterator[str]:
-    """The name of a device that is none."""
-    register()
-    with _Pretending():
-        yield DEVICE

@@ -1,0 +1,80 @@
+"""What a device that is no CPU would notice; test_pretend.py runs these in a process of their own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "prune"), str(TESTS / "train")]
+
+from awkward_networks import EXACT, MIXING, example  # noqa: E402
+from device import DEVICE, NAME, CaptureError, Pretending, capturing, register  # noqa: E402
+from test_step import Played, same, trained  # noqa: E402
+
+import attar  # noqa: E402
+from attar.recipe import load_recipe  # noqa: E402
+from attar.train import Machine, machine, step  # noqa: E402
+
+SMALL = (
+    "compute.precision=fp32", "compute.threads=1", "teacher.train.warmup=0", "distil.train.warmup=0",
+    "teacher.arguments.widths=[4,6,8]", "teacher.train.epochs=1",
+    "student.arguments.widths=[4,6,8]", "distil.train.epochs=1", "prune.steps=2", "prune.importance=taylor", "prune.train.epochs=0.2",
+    "prune.final.epochs=0.5", "prune.sparse.train.epochs=0.5", "prune.sparse.train.batch=64",
+    "prune.sparse.train.learning_rate=0.05", "export.onnx=false", "export.pt2=false", "export.int8=false",
+)  # fmt: skip
+
+
+class Checked(Played):
+    """Stands in for a CUDA graph: replaying carries the step out, and refuses what could not have been recorded."""
+
+    def __init__(self, compute, stream):
+        super().__init__(compute)
+
+    def replay(self):
+        with capturing():
+            super().replay()
+
+
+@pytest.fixture
+def device(monkeypatch):
+    register()
+    monkeypatch.setattr(step, "_recorded", Checked)
+    with Pretending():
+        yield DEVICE
+
+
+def test_the_device_notices_what_a_gpu_would(device):
+    there = torch.arange(3.0, device=device)
+    assert (there + 1).cpu().tolist() == [1, 2, 3]
+    with pytest.raises(RuntimeError, match="a tensor on the CPU"):
+        there + torch.ones(3)
+    for waits in (lambda: bool(there[0]), there.tolist, there.nonzero, there.cpu, lambda: torch.ones(3).to(device)):
+        with capturing(), pytest.raises(CaptureError):
+            waits()
+
+
+@pytest.mark.parametrize(("optimiser", "mixed"), [("adamw", False), ("sgd", True)])
+def test_a_recorded_step_waits_for_nothing(device, monkeypatch, optimiser, mixed):
+    plain = trained(device, optimiser, False, monkeypatch, mixed)
+    checked = trained(device, optimiser, True, monkeypatch, mixed)
+    assert not checked[2]
+    same(checked, plain, 1e-3)
+
+
+def test_every_stage_of_a_run(device, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_device", lambda asked: device)
+    monkeypatch.setattr(Machine, "buffered", property(lambda self: True))
+    before = Played.replays
+    attar.run(load_recipe(TESTS.parent / "recipes/digits.toml", SMALL), tmp_path)
+    assert Played.replays > before
+    attar.load(tmp_path / "artifact")
+
+
+@pytest.mark.parametrize("make", [*MIXING, *EXACT[::4]], ids=lambda make: make.__name__)
+def test_networks_are_cut_where_they_are(device, make):
+    model = make().to(device)
+    done = attar.prune(model, tuple(part.to(device) for part in example(model)), attar.Budget(params="60%"))
+    assert done.cut.proof < 1e-10
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {NAME}
