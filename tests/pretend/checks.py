@@ -19,8 +19,8 @@ from attar.train import Machine, machine, step  # noqa: E402
 
 SMALL = (
     "compute.precision=fp32", "compute.threads=1", "teacher.train.warmup=0", "distil.train.warmup=0",
-    "teacher.arguments.widths=[4,6,8]", "teacher.train.epochs=1",
-    "student.arguments.widths=[4,6,8]", "distil.train.epochs=1", "prune.steps=2", "prune.importance=taylor", "prune.train.epochs=0.2",
+    "teacher.arguments.widths=[4,6,8]", "teacher.train.epochs=1", "student.arguments.widths=[4,6,8]",
+    "distil.train.epochs=1", "prune.steps=2", "prune.importance=taylor", "prune.train.epochs=0.2",
     "prune.final.epochs=0.5", "prune.sparse.train.epochs=0.5", "prune.sparse.train.batch=64",
     "prune.sparse.train.learning_rate=0.05", "export.onnx=false", "export.pt2=false", "export.int8=false",
 )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -179,7 +179,7 @@ def predict(
     model.eval()
     try:
         found = []
-        with nullcontext() if exact else fast_batch_norm(model):
+        with _float32() if exact else fast_batch_norm(model):
             for chosen in samples.split(batch):
                 images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
                 with nullcontext() if exact else machine.autocast():
@@ -187,6 +187,17 @@ def predict(
         return torch.cat(found)
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """On GPUs too: torch would let cuDNN round what convolutions multiply to ten bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
