@@ -110,6 +110,73 @@ def test_a_network_that_runs_its_graph_comes_back_and_is_exported(tmp_path):
     assert export_pt2(folder, allow=[STUBBORN.name]).agrees
 
 
+class Positions(nn.Module):
+    """A network that adds a table which differs by channel and is not saved: its code makes it anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 16, 2, stride=2)
+        angles = torch.arange(16)[:, None] / 1000 ** (torch.arange(16) / 16)
+        self.register_buffer("table", angles.sin()[None], persistent=False)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((self.patches(x).flatten(2).transpose(1, 2) + self.table).relu().mean(1))
+
+
+POSITIONS = BuilderSpec("test_cut_networks:Positions")
+
+
+@pytest.fixture
+def cut_positions(tmp_path):
+    torch.manual_seed(0)
+    model = Positions()
+    attar.prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="50%"))
+    assert not torch.equal(model.table, Positions().table[..., : model.table.shape[2]])
+    surgery, arguments = describe(model, Positions()), {"class_names": (), "extras": {}}
+    return save_network(tmp_path / "positions", model, POSITIONS, surgery=surgery, **arguments), model
+
+
+def test_a_buffer_that_is_not_saved_comes_back_as_it_was_cut(cut_positions):
+    folder, model = cut_positions
+    loaded = load(folder, allow=[POSITIONS.name])
+    assert torch.equal(loaded.table, model.table)
+    assert verify(folder, allow=[POSITIONS.name]).passed
+
+
+def test_descriptions_without_what_is_left_still_load(cut_positions):
+    folder, model = cut_positions
+    surgery = load(folder, allow=[POSITIONS.name]).artifact.surgery
+    change_architecture(folder, surgery={part: told for part, told in surgery.items() if part != "left"})
+    assert load(folder, allow=[POSITIONS.name]).table.shape == model.table.shape
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        3,
+        {"table": None},
+        {"table": [None, None]},
+        {"table": [None, None, None]},
+        {"table": [None, None, "0123456"]},
+        {"table": [None, None, [0]]},
+        {"table": [None, None, [True, 1, 2, 3, 4, 5, 6]]},
+        {"table": [None, None, [0, 1, 2, 3, 4, 5, 16]]},
+        {"table": [None, None, [-1, 1, 2, 3, 4, 5, 6]]},
+        {"table": [None, None, [1, 0, 2, 3, 4, 5, 6]]},
+        {"nowhere": [None]},
+        {"fc.bias": [None]},
+    ],
+)
+def test_made_up_places_of_a_buffer(cut_positions, left):
+    folder, model = cut_positions
+    assert model.table.shape == (1, 16, 7)
+    surgery = load(folder, allow=[POSITIONS.name]).artifact.surgery
+    change_architecture(folder, surgery={**surgery, "left": left})
+    with pytest.raises(ArtifactError, match="surgery does not fit"):
+        load(folder, allow=[POSITIONS.name])
+
+
 @pytest.mark.parametrize(
     "surgery, words",
     [

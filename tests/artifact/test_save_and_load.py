@@ -125,7 +125,7 @@ class Tied(nn.Module):
         self.first = nn.Linear(size, size)
         self.second = nn.Linear(size, size)
         self.second.weight = self.first.weight
-        self.register_buffer("scale", torch.full((size,), 2.0), persistent=False)
+        self.register_buffer("scale", torch.linspace(1.0, 2.0, size), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(x.flatten(1)) * self.scale)

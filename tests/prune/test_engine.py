@@ -1,7 +1,10 @@
 """The engine on small residual networks: exact, to the budget, resumable, and harmless when it refuses."""
 
+import json
+
 import pytest
 import torch
+from torch import nn
 
 from attar.models import build
 from attar.prune import BudgetError, Context, ProofError, Pruner, count_macs, count_params, describe, proof, reshape
@@ -82,6 +85,31 @@ def test_description_rebuilds_the_network_without_capture() -> None:
     small = reshape(student(), description)
     small.load_state_dict(model.state_dict())
     assert torch.equal(small.eval()(EXAMPLE), model.eval()(EXAMPLE))
+
+
+class Table(nn.Module):
+    """Adds numbers that are not saved, other ones for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.register_buffer("table", torch.arange(12.0).cos(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second((self.first(x) + self.table).relu())
+
+
+def test_a_description_tells_what_is_left_of_buffers_that_are_not_saved() -> None:
+    torch.manual_seed(0)
+    model, inputs = Table(), torch.randn(2, 6)
+    for share in ("75%", "70%"):  # the second cut is of what the first one left
+        Pruner(model, inputs).step(Budget(params=share))
+    description = json.loads(json.dumps(describe(model, Table())))
+    assert description["left"]["table"] != [list(range(len(model.table)))]
+    small = reshape(Table(), description)
+    small.load_state_dict(model.state_dict())
+    assert torch.equal(small(inputs), model(inputs))
+    assert describe(small, Table()) == description
 
 
 @pytest.mark.parametrize(

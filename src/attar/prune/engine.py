@@ -363,7 +363,7 @@ class Pruner:
         change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
         ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left)
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
-        cut_tensors(tensors, indices)
+        cut_tensors(model, tensors, indices)
         set_attributes(model, attributes)
         for name, factor in scaled.items():
             multiply_rows(tensors[name].data, factor)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ WEIGHTS = (
     "weight_v",
 )
 """Where a layer's weight, or what has its shape under a parametrization, is found."""
+LEFT = "attar_left"
+"""Attribute of a module that lost parts of a buffer which is not saved: name -> what is left of it (`Left`)."""
+Left = list[list[int] | None]
+"""For each dimension of a tensor the indices, in the original, that are left; None where all are."""
 
 
 LAYERS = (
@@ -50,12 +55,37 @@ def slice_tensor(tensor: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]])
     return tensor
 
 
-def cut_tensors(tensors: Mapping[str, torch.Tensor], indices: Indices) -> None:
+def cut_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], indices: Indices) -> None:
     """Slice parameters and buffers; each stays the same object, so optimisers made earlier still hold it. Gradients go."""
     with torch.no_grad():
         new = {name: slice_tensor(tensors[name].data, cuts).contiguous() for name, cuts in indices.items()}
+    unsaved = {
+        name: _left(model, name, tensors[name], indices[name]) for name in new.keys() - model.state_dict().keys()
+    }
     for name, data in new.items():
         refill(tensors[name], data)
+    for name, left in unsaved.items():
+        _note_left(model, name, left)
+
+
+def _owner(model: nn.Module, tensor: str) -> tuple[nn.Module, str]:
+    path, _, name = tensor.rpartition(".")
+    return model.get_submodule(path), name
+
+
+def _left(model: nn.Module, tensor: str, now: torch.Tensor, cuts: Iterable[tuple[int, torch.Tensor]]) -> Left:
+    """What is left of a tensor of the original after these cuts of what is left `now`."""
+    owner, name = _owner(model, tensor)
+    left = list(vars(owner).get(LEFT, {}).get(name) or [None] * now.dim())
+    for dim, index in cuts:
+        before = left[dim]
+        left[dim] = index.tolist() if before is None else [before[i] for i in index.tolist()]
+    return left
+
+
+def _note_left(model: nn.Module, tensor: str, left: Left) -> None:
+    owner, name = _owner(model, tensor)
+    owner.__dict__[LEFT] = {**vars(owner).get(LEFT, {}), name: left}
 
 
 def refill(tensor: torch.Tensor, data: torch.Tensor) -> None:
@@ -156,7 +186,8 @@ def _layer(
 
 def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
     """How `module` differs from the network it was cut from, as plain JSON: `tensors` (name -> shape), `attributes`,
-    and `graphs` (module path -> graph) of modules that run their captured graph (see `Pruner.mode` and `Pruner.parts`).
+    `left` (buffer that is not saved -> for each dimension the indices that stayed, or None where all did), and `graphs`
+    (module path -> graph) of modules that run their captured graph (see `Pruner.mode` and `Pruner.parts`).
 
     Args:
         module: the network after the cut.
@@ -174,28 +205,38 @@ def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
         }
         if changed:
             attributes[path] = changed
-    graphs = shipped(module)
-    return {"tensors": tensors, "attributes": attributes, **({"graphs": graphs} if graphs else {})}
+    unsaved = {name: _owner(module, name) for name in tensors.keys() - module.state_dict().keys()}
+    noted = {name: vars(owner).get(LEFT, {}).get(own) for name, (owner, own) in sorted(unsaved.items())}
+    optional = {"left": {name: left for name, left in noted.items() if left}, "graphs": shipped(module)}
+    return {"tensors": tensors, "attributes": attributes, **{part: told for part, told in optional.items() if told}}
 
 
 def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
     """Give a freshly built original the shapes and attributes that `describe` wrote down, in place; load weights after.
 
+    Buffers that are not saved keep the indices that stayed; all other tensors are loaded and keep the first ones.
+
     Raises:
         ValueError: the description names a tensor, module or attribute that the model lacks, or a value that does not fit it.
     """
     tensors, attributes = named_tensors(model), dict(description.get("attributes", {}))
-    if unknown := set(description) - {"tensors", "attributes", "graphs"}:
+    if unknown := set(description) - {"tensors", "attributes", "left", "graphs"}:
         raise ValueError(f"the description of shapes has the unknown part {sorted(unknown)[0]!r}")
-    for name, shape in description.get("tensors", {}).items():
+    shapes, left = description.get("tensors", {}), description.get("left", {})
+    for name, shape in shapes.items():
         _check_shape(name, shape, tensors)
+    for name, kept in left.items():
+        _check_left(name, kept, shapes, tensors)
     for path, values in attributes.items():
         _check_attributes(model, path, values)
     if "graphs" in description:
         ship_written(model, description["graphs"])
-    for name, shape in description.get("tensors", {}).items():
+    for name, shape in shapes.items():
         tensor = tensors[name]
-        refill(tensor, tensor.data[tuple(slice(0, size) for size in shape)].clone())
+        cuts = [(dim, torch.tensor(kept)) for dim, kept in enumerate(left.get(name, [])) if kept is not None]
+        refill(tensor, slice_tensor(tensor.data, cuts)[tuple(slice(0, size) for size in shape)].clone())
+    for name, kept in left.items():
+        _note_left(model, name, list(kept))
     set_attributes(model, attributes)
     return model
 
@@ -207,6 +248,26 @@ def _check_shape(name: str, shape: Any, tensors: Mapping[str, torch.Tensor]) -> 
     good = isinstance(shape, list | tuple) and len(shape) == len(now)
     if not good or not all(type(new) is int and 1 <= new <= old for new, old in zip(shape, now)):
         raise ValueError(f"the description gives {name!r} the shape {shape!r}; the original's is {list(now)}")
+
+
+def _check_left(name: str, left: Any, shapes: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """`left` must pick ascending indices of the original, as many as the shape says."""
+    if name not in shapes:
+        raise ValueError(f"the description says what is left of {name!r}, but gives it no shape")
+    original, wanted = tensors[name].shape, shapes[name]
+    good = isinstance(left, list) and len(left) == len(original)
+    if not good or not all(
+        size == old if kept is None else _picks(kept, size, old) for kept, size, old in zip(left, wanted, original)
+    ):
+        raise ValueError(
+            f"the description leaves {left!s:.100} of {name!r}: of each dimension of {list(original)} that must be null or "
+            f"ascending indices, as many as {list(wanted)} says"
+        )
+
+
+def _picks(kept: Any, size: int, old: int) -> bool:
+    whole = isinstance(kept, list) and len(kept) == size and all(type(index) is int for index in kept)
+    return whole and kept[0] >= 0 and kept[-1] < old and all(a < b for a, b in pairwise(kept))
 
 
 def _check_attributes(model: nn.Module, path: str, values: Any) -> None:
