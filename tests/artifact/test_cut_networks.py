@@ -177,6 +177,30 @@ def test_made_up_places_of_a_buffer(cut_positions, left):
         load(folder, allow=[POSITIONS.name])
 
 
+class Noting(nn.Module):
+    """A network whose code notes what it has done, as an ActNorm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 16, 3), nn.Linear(16, 5)
+        self.initialized, self.calls, self.speed, self.last = False, 0, 0.5, [3, 8]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.initialized, self.calls, self.speed, self.last = True, self.calls + 1, 0.25, [2, 9]
+        return self.fc(self.conv(x).relu().mean((2, 3)))
+
+
+def test_what_the_code_notes_is_no_surgery(tmp_path):
+    torch.manual_seed(0)
+    model, spec = Noting(), BuilderSpec("test_cut_networks:Noting")
+    attar.prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="60%"))
+    model(torch.randn(2, 1, 8, 8))
+    surgery = describe(model, Noting())
+    assert surgery["attributes"].keys() == {"conv", "fc"}
+    folder = save_network(tmp_path / "noting", model, spec, surgery=surgery, class_names=(), extras={})
+    assert verify(folder, allow=[spec.name]).passed
+
+
 @pytest.mark.parametrize(
     "surgery, words",
     [

@@ -185,9 +185,10 @@ def _layer(
 
 
 def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
-    """How `module` differs from the network it was cut from, as plain JSON: `tensors` (name -> shape), `attributes`,
-    `left` (buffer that is not saved -> for each dimension the indices that stayed, or None where all did), and `graphs`
-    (module path -> graph) of modules that run their captured graph (see `Pruner.mode` and `Pruner.parts`).
+    """How `module` differs from the network it was cut from, as plain JSON: `tensors` (name -> shape), `attributes`
+    (whole numbers that became smaller), `left` (buffer that is not saved -> for each dimension the indices that stayed, or
+    None where all did), and `graphs` (module path -> graph) of modules that run their captured graph (see `Pruner.mode` and
+    `Pruner.parts`).
 
     Args:
         module: the network after the cut.
@@ -201,7 +202,7 @@ def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
         changed = {
             key: list(value) if isinstance(value, tuple | list) else value
             for key, value in values.items()
-            if key in before.get(path, {}) and before[path][key] != value
+            if key in before.get(path, {}) and _smaller(value, before[path][key])
         }
         if changed:
             attributes[path] = changed
@@ -209,6 +210,14 @@ def describe(module: nn.Module, reference: nn.Module) -> dict[str, Any]:
     noted = {name: vars(owner).get(LEFT, {}).get(own) for name, (owner, own) in sorted(unsaved.items())}
     optional = {"left": {name: left for name, left in noted.items() if left}, "graphs": shipped(module)}
     return {"tensors": tensors, "attributes": attributes, **{part: told for part, told in optional.items() if told}}
+
+
+def _smaller(value: Any, before: Any) -> bool:
+    """Whether whole numbers fell and nothing else changed, as in a cut; code may note other things about its own runs."""
+    if isinstance(value, tuple | list) and isinstance(before, tuple | list):
+        changed = [(new, old) for new, old in zip(value, before) if new != old]
+        return len(value) == len(before) and bool(changed) and all(_smaller(new, old) for new, old in changed)
+    return type(value) is type(before) is int and abs(value) < abs(before)
 
 
 def reshape(model: nn.Module, description: Mapping[str, Any]) -> nn.Module:
