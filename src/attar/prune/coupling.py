@@ -258,18 +258,15 @@ def _tensor_terms(
 
 
 def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
-    """One term for each contraction of the eval graph, for one sample."""
-    batch = max(
-        (
-            value.shape[0]
-            for node, value in walk.values.items()
-            if node.name in walk.graph.inputs and isinstance(value, Value) and value.shape
-        ),
-        default=1,
-    )
+    """One term for each contraction of the eval graph, for one sample; what is done once for a batch counts whole."""
+    found = [value for node, value in walk.values.items() if node.name in walk.graph.inputs]
+    inputs = [value for value in found if isinstance(value, Value) and value.shape]
+    batch = max((value.shape[0] for value in inputs), default=1)
+    known = any(value.free for value in inputs)  # else nothing tells which operations have a batch
     terms = []
     for node, call in walk.calls.items():
-        total = multiply_accumulates(call) / batch
+        once = known and not any([*call.frees, *(value.free for value in call.values)])
+        total = multiply_accumulates(call) / (1 if once else batch)
         for share, planes in _contracted(call):
             if not total:
                 continue
