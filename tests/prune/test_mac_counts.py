@@ -8,6 +8,60 @@ from torch.nn import functional
 from attar.artifact.replay import count_macs as counted
 from attar.prune import Pruner, count_macs
 
+WORDS = torch.randn(2, 7, 12)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer between two linear ones."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.layer, self.last = nn.Sequential(nn.Linear(12, 24), nn.Linear(24, 16)), layer, nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(self.first(x))[0][:, -1])
+
+
+class Cell(Recurrent):
+    """A cell, one step after the other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        words, state = self.first(x), None
+        for place in range(3):
+            state = self.layer(words[:, place], state)
+        return self.last(state[0] if isinstance(state, tuple) else state)
+
+
+class Products(nn.Module):
+    """Matrix products by their rarer names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Sequential(nn.Linear(12, 24), nn.Linear(24, 16)), nn.Linear(20, 4)
+        self.one, self.two, self.three = (nn.Parameter(torch.randn(n, 20)) for n in (16, 20, 20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.tensordot(self.first(x), self.one, dims=([2], [0])).mean(1)
+        return self.last(torch.linalg.multi_dot([found, self.two, self.three]))
+
+
+UNUSUAL = {
+    "gru": lambda: Recurrent(nn.GRU(16, 16, batch_first=True)),
+    "gru cell": lambda: Cell(nn.GRUCell(16, 16)),
+    "lstm cell": lambda: Cell(nn.LSTMCell(16, 16)),
+    "products": Products,
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_the_engine_counts_what_the_artifact_counts(name: str) -> None:
+    torch.manual_seed(0)
+    model = UNUSUAL[name]().eval()
+    whole = counted(model, WORDS[:1])
+    cut = Pruner(model, WORDS).step({"macs": int(whole * 0.95)})
+    assert cut.before.macs == whole
+    assert cut.after.macs == counted(model, WORDS[:1]) <= 0.95 * whole
+
 
 class LowRank(nn.Module):
     """A weight that is the product of two: computed once, whatever the batch."""

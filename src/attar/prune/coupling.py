@@ -19,6 +19,7 @@ from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
 from attar.prune.rules import Call, einsum_products
 from attar.prune.solve import Solution, solve
 from attar.prune.structure import Axis, Group, Member, Structure, Term
+from attar.prune.unruled import counted_macs
 
 POLICIES = ("normal", "strict")
 FOLLOWERS = ("batch_norm", "norm")
@@ -266,10 +267,9 @@ def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
     terms = []
     for node, call in walk.calls.items():
         once = known and not any([*call.frees, *(value.free for value in call.values)])
-        total = multiply_accumulates(call) / (1 if once else batch)
-        for share, planes in _contracted(call):
-            if not total:
-                continue
+        total = multiply_accumulates(call) or (0 if call.ruled else counted_macs(node))
+        total /= 1 if once else batch
+        for share, planes in (_contracted(call) or [(1.0, [])]) if total else []:
             lengths = [axes.of(plane.ids.reshape(-1).numpy()) for plane in planes]
             whole = np.prod([plane.ids.numel() for plane in planes]) if planes else 1
             terms.append(Term(node.name, total * share / float(whole), tuple(lengths)))

@@ -28,6 +28,8 @@ class Call:
     frees: list[frozenset[int]]
     strict: bool
     prefer: int | None = None
+    ruled: bool = True
+    """Whether attar has a rule for it; without one, all units that go in stay."""
 
     def get(self, place: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
@@ -453,6 +455,7 @@ def along(labels: Labels, call: Call) -> Any:
 
 def unknown(labels: Labels, call: Call) -> Any:
     """No rule: every unit that comes in stays."""
+    call.ruled = False
     for value in call.values:
         for plane in value.planes:
             labels.fix(plane.ids, f"attar has no rule for {call.name}")

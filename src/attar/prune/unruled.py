@@ -1,0 +1,29 @@
+"""Multiply-accumulates of operations that attar has no rule for, such as a GRU: what goes into them stays, so they are fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from attar.prune.propagate import hints, number
+
+
+def counted_macs(node: torch.fx.Node) -> int:
+    """What torch counts where the operation alone is run, on zeros of the example's sizes; 0 where that cannot be done."""
+    try:
+        args, kwargs = tree_map(_zeros, (node.args, dict(node.kwargs)))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+            node.target(*args, **kwargs)  # type: ignore[operator]
+    except Exception:  # an operation of a library may ask for more than sizes
+        return 0
+    return counter.get_total_flops() // 2
+
+
+def _zeros(item: Any) -> Any:
+    if not isinstance(item, torch.fx.Node):
+        return item
+    fake = item.meta["val"]
+    return torch.zeros(hints(fake)[0], dtype=fake.dtype) if isinstance(fake, torch.Tensor) else number(fake)
