@@ -45,11 +45,24 @@ class Products(nn.Module):
         return self.last(torch.linalg.multi_dot([found, self.two, self.three]))
 
 
+class Attention(nn.Module):
+    """A layer that torch has a path of its own for where nothing is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(16, 4)
+        self.layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.layer(self.first(x)).mean(1))
+
+
 UNUSUAL = {
     "gru": lambda: Recurrent(nn.GRU(16, 16, batch_first=True)),
     "gru cell": lambda: Cell(nn.GRUCell(16, 16)),
     "lstm cell": lambda: Cell(nn.LSTMCell(16, 16)),
     "products": Products,
+    "attention": Attention,
 }
 
 

@@ -1,6 +1,7 @@
 """What a loaded network computes and costs, to hold against what is recorded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -47,9 +48,21 @@ def difference(wanted: torch.Tensor, found: torch.Tensor) -> str:
     return ""
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention as matrix products, so that its MACs are seen."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def count_macs(model: nn.Module, example: torch.Tensor) -> int:
     """Multiply-accumulates of convolutions and matrix products, counted as the network runs the example."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), plain_attention(), FlopCounterMode(display=False) as counter:
         model(example)
     return counter.get_total_flops() // 2
 

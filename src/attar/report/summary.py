@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from attar.artifact.replay import plain_attention
 
 MEBIBYTE = 1024**2
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -243,18 +244,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention as matrix products, so that its MACs are seen."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def mv_flops(matrix: Sequence[int], vector: Sequence[int], *rest: Any, **more: Any) -> int:
