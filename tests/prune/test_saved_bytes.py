@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 import attar
 from attar.artifact.weights import own_tensors, to_bytes
-from attar.prune import Pruner
+from attar.prune import BudgetError, Pruner
 from attar.prune.saved import DTYPES, saved_bytes, saved_file
 
 
@@ -82,3 +82,43 @@ def test_constants_of_a_captured_graph_count():
         cut = pruner.step({"bytes": int(whole * share)})
     assert pruner.mode == "graph" and pruner.cost().bytes > pruner.costs.cost()["bytes"]
     assert cut.after.bytes == len(to_bytes(own_tensors(model))) <= int(whole * share)
+
+
+class Grid(Scaled):
+    """Its constant takes more room than a channel does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv1(x)).view(-1, 12, 64).unflatten(2, (8, 8))
+        x = x * torch.tensor([[1.0 + row * column for column in range(8)] for row in range(8)])
+        return self.fc(torch.relu(self.conv2(x)).mean((2, 3)))
+
+
+def test_one_cut_leaves_room_for_the_constants_that_it_brings():
+    torch.manual_seed(0)
+    pruner = Pruner(Grid(), torch.randn(2, 1, 8, 8), allocation="global")
+    limit = pruner.cost().bytes // 2
+    cut = pruner.step({"bytes": limit})
+    assert pruner.mode == "graph"
+    assert cut.after.bytes == len(to_bytes(own_tensors(pruner.model))) <= limit
+
+
+def test_constants_that_leave_no_room_are_named_before_anything_is_cut():
+    torch.manual_seed(0)
+    model = Grid()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pruner = Pruner(model, torch.randn(2, 1, 8, 8))
+    limit = pruner.minimum().bytes + 100
+    with pytest.raises(BudgetError, match="are constants of the captured graph") as refused:
+        pruner.step({"bytes": limit})
+    assert refused.value.smallest["bytes"] > limit
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_numbers_of_another_type_since_the_capture_keep_the_limit():
+    torch.manual_seed(0)
+    model = attar.build("resnet20", widths=(8, 12, 16))
+    pruner = Pruner(model, torch.zeros(2, 1, 28, 28))
+    model.half()
+    limit = pruner.cost().bytes * 3 // 4
+    assert 0.9 * limit < pruner.step({"bytes": limit}).after.bytes <= limit

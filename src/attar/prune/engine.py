@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,19 +215,53 @@ class Pruner:
 
         Raises:
             BudgetError: the limits cannot be met.
+            ProofError: bytes are limited, and the cut network, whose file has to be known, does not equal the masked one.
         """
         limits, settings = self.limits(budget), self._settings()
-        if "bytes" in limits:  # a network that runs its captured graph saves that graph's constants too
-            limits["bytes"] -= self.cost().bytes - self.costs.cost()["bytes"]
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
-        if "latency" not in limits:
-            return choose(self.structure, scores, limits, self.allocation, **settings)
         batch, threads = (budget.batch, budget.threads) if isinstance(budget, Budget) else (1, 1)
 
         def measure(kept: Kept) -> float:
             return self.latency(batch, threads, kept).seconds
 
-        return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
+        def chosen(limits: dict[str, float]) -> Kept:
+            if "latency" not in limits:
+                return choose(self.structure, scores, limits, self.allocation, **settings)
+            return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
+
+        return self._within_bytes(limits, chosen) if "bytes" in limits else chosen(limits)
+
+    def _within_bytes(self, limits: dict[str, float], chosen: Callable[[dict[str, float]], Kept]) -> Kept:
+        """Choose with room for what the file holds beside what is counted: the constants of graphs that the network runs.
+
+        Which graphs a cut network has to run shows when it is proved; where they bring more, the choice is made again.
+        """
+        uncounted = self.cost().bytes - self.costs.cost()["bytes"]
+        constants = any(walk.graph.constants for walk in self.coupled.walks)
+        while True:
+            try:
+                kept = chosen({**limits, "bytes": limits["bytes"] - uncounted})
+            except BudgetError as error:
+                least = {**error.smallest, "bytes": error.smallest.get("bytes", 0) + uncounted}
+                if uncounted <= 0 or least["bytes"] <= limits["bytes"]:
+                    raise
+                raise BudgetError(
+                    f"the budget cannot be met: bytes <= {limits['bytes']:,} (the smallest reachable is {least['bytes']:,}, "
+                    f"of which {uncounted:,} are constants of the captured graph, which the network has to run); "
+                    "raise the limit, lower floors or round_to, or protect less",
+                    least,
+                ) from None
+            more = self._uncounted(kept, constants) if constants or uncounted else 0
+            if more <= uncounted:
+                return kept
+            uncounted = more
+
+    def _uncounted(self, kept: Kept, prove: bool) -> int:
+        """Bytes that the file of a network cut to these units holds beside what is counted."""
+        indices, masks, small = kept_indices(self.structure, kept), merged_masks(self.masks, kept), copied(self.model)
+        way = self._prove(indices, masks)[1] if prove and self.prove and indices else self.way
+        self._apply(small, indices, masks, way)
+        return saved_bytes(small) - self.costs.cost(kept)["bytes"]
 
     def plan_share(self, share: float, context: Context | None = None) -> Kept:
         """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
@@ -259,14 +293,7 @@ class Pruner:
             BudgetError: the limits cannot be met.
             ProofError: the cut network does not equal the masked one. In either case nothing was changed.
         """
-        cut, limits = self.cut(self.plan(budget, context)), self.limits(budget)
-        if cut.after.bytes > limits.get("bytes", cut.after.bytes):
-            raise BudgetError(
-                f"the budget is missed: the captured graph, which the network has to run, brings constants of its own: "
-                f"{cut.after.bytes:,} bytes of {limits['bytes']:,}; cut in more steps",
-                cut.after.as_dict(),
-            )
-        return cut
+        return self.cut(self.plan(budget, context))
 
     def cut(self, kept: Kept) -> Cut:
         """Remove all other units than these (of the network as it is now), proved and in place."""
