@@ -158,6 +158,15 @@ def test_the_users_own_network_loads_only_with_his_leave(tmp_path):
     assert torch.equal(load(folder, allow=["test_save_and_load:Tied"]).first.weight, model.first.weight)
 
 
+def test_a_network_that_holds_what_it_computed_last_is_saved(tmp_path):
+    def make():
+        return nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(4, 3)))
+
+    size, model = (1, 2, 2), make()
+    folder = save_network(tmp_path / "artifact", model, None, input_size=size, golden=images(3, size), extras={})
+    assert torch.equal(load(folder, builder=make)[1].weight_v, model[1].weight_v)
+
+
 def test_libraries_networks_bring_no_foreign_weights(tmp_path):
     spec = BuilderSpec("timm:resnet10t", {"classes": 3, "in_channels": 1, "pretrained": False, "checkpoint_path": ""})
     torch.manual_seed(0)

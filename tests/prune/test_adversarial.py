@@ -13,7 +13,8 @@ from harder_networks import HARDER
 from test_awkward import answers, assert_equals_zeroed, jitter, shares
 from torch import nn
 
-from attar.prune import CaptureError, Pruner, count_macs, count_params, describe, reshape
+from attar.prune import CaptureError, Pruner, count_macs, count_params, describe, prune, reshape
+from attar.recipe import Budget
 
 MIXING = {
     "channel_attention",
@@ -113,8 +114,19 @@ def test_a_size_that_depends_on_numbers_is_refused_by_name() -> None:
         Pruner(Picking(), torch.randn(2, 3, 8, 8))
 
 
+def holding() -> nn.Module:
+    return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 1)), nn.ReLU(), nn.Flatten(1), nn.Linear(512, 5))
+
+
+def test_a_copy_of_a_network_that_holds_what_it_computed_last_is_cut() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 3, 1), *holding())
+    before = count_params(model)
+    pruned = prune(model, torch.randn(2, 3, 8, 8), Budget(params="99%"), in_place=False)
+    assert count_params(pruned.model) < count_params(model) == before
+
+
 def test_a_network_that_holds_what_it_computed_last_is_cut() -> None:
-    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 1)), nn.ReLU(), nn.Flatten(1), nn.Linear(512, 5))
+    model = holding()
     pruner = Pruner(model, torch.randn(2, 3, 8, 8))
     assert pruner.cut(shares(pruner, 1)).proof < 1e-10
     model(torch.randn(2, 3, 8, 8)).sum().backward()

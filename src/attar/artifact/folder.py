@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,9 @@ def dtype_name(model: nn.Module) -> str:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """The network on the CPU, in eval mode, apart from the one that it copies."""
-    return deepcopy(model).cpu().eval()
+    from attar.prune.capture import copied  # loading does without the engine
+
+    return copied(model).cpu().eval()
 
 
 def check_same(model: nn.Module, loaded: nn.Module, before: torch.Tensor, after: torch.Tensor) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from attar.prune.capture import Example
+from attar.prune.capture import Example, copied
 from attar.prune.cost import costs
 from attar.prune.coupling import Coupled, couple_model
 from attar.prune.engine import Cut, Pruner
@@ -48,7 +47,7 @@ def prune(
         ProofError: the cut could not be proved.
         ValueError: another argument is wrong, or the network cannot be captured. In all cases the model is untouched.
     """
-    model = model if in_place else copy.deepcopy(model)
+    model = model if in_place else copied(model)
     pruner = Pruner(model, example_inputs, importance, allocation, protect, policy, round_to, floors)
     cut = pruner.step(budget, context)
     return Pruned(pruner.model, cut)
