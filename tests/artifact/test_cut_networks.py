@@ -10,6 +10,7 @@ from torchvision_ops import define_missing_operators
 
 import attar
 from attar.artifact import ArtifactError, export_onnx, export_pt2, load, verify
+from attar.artifact.shape import shaped
 from attar.models import BuilderSpec
 from attar.prune import Pruner, describe
 
@@ -175,6 +176,35 @@ def test_made_up_places_of_a_buffer(cut_positions, left):
     change_architecture(folder, surgery={**surgery, "left": left})
     with pytest.raises(ArtifactError, match="surgery does not fit"):
         load(folder, allow=[POSITIONS.name])
+
+
+class Reading(nn.Module):
+    """Layers that read units along other dimensions, and weights that read none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.alone = nn.Conv2d(1, 16, 2, stride=2), nn.ConvTranspose2d(16, 16, 1, groups=16)
+        self.up, self.fc = nn.ConvTranspose2d(16, 12, 2, stride=2), nn.Linear(12, 5)
+        self.scale, self.places = nn.Parameter(torch.rand(1, 16, 1, 1)), nn.Embedding(4, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.places(torch.arange(4, device=x.device)).T.unsqueeze(2)
+        return self.fc(self.up((self.alone(self.conv(x)) * self.scale + places).relu()).relu().mean((2, 3)))
+
+
+def test_fresh_weights_of_a_cut_shape_are_scaled_by_the_units_that_they_read(tmp_path):
+    torch.manual_seed(0)
+    model, fresh, spec = Reading(), Reading(), BuilderSpec("test_cut_networks:Reading")
+    attar.prune(model, torch.randn(2, 1, 8, 8), attar.Budget(params="50%"), allocation="even")
+    surgery = describe(model, Reading())
+    folder = save_network(tmp_path / "reading", model, spec, surgery=surgery, class_names=(), extras={})
+    before = {name: tensor.clone() for name, tensor in fresh.named_parameters()}
+    units, made = model.up.weight.shape[:2]
+    assert units < 16 and made < 12
+    factors = {"up.weight": (16 / units) ** 0.5, "fc.weight": (12 / made) ** 0.5}
+    for name, tensor in shaped(fresh, folder).named_parameters():
+        kept = before[name][tuple(slice(0, size) for size in tensor.shape)]
+        assert torch.equal(tensor, kept * factors.get(name, 1)), name
 
 
 class Noting(nn.Module):
