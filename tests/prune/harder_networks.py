@@ -123,6 +123,11 @@ def weight_in_two_parts(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.T
     return torch.cat([parts[0], parts[1] * 2], 1)
 
 
+def larger_and_smaller(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    a, b = m.wide(x).chunk(2, 1)
+    return torch.max(a, b) - torch.min(x, b)
+
+
 def narrow_conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
 
@@ -194,4 +199,5 @@ HARDER: dict[str, type[Net]] = {
         second=lambda: parameter(3, 20, 16),
     ),
     "weight_in_two_parts": net(weight_in_two_parts, last=plain),
+    "larger_and_smaller": net(larger_and_smaller, wide=lambda: narrow_conv(16, 32)),
 }

@@ -91,6 +91,9 @@ RANDOM = frozenset(
     ]
 )
 
+OF_TWO = {"aten::max": "maximum", "aten::min": "minimum"}
+"""Reductions that work element by element where they are given two tensors."""
+
 WITH_PLACES = frozenset({"max", "min", "median"})
 """Reductions whose second result says where the first was found."""
 
@@ -341,6 +344,8 @@ def operation_name(target: Any) -> str:
     schema = getattr(target, "_schema", None)
     if schema is None:
         return str(getattr(target, "__name__", target))
+    if schema.overload_name == "other" and schema.name in OF_TWO:
+        return OF_TWO[schema.name]
     library, _, name = schema.name.partition("::")
     return name.rstrip("_") if library == "aten" else schema.name
 
