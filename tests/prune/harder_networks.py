@@ -128,6 +128,11 @@ def larger_and_smaller(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Te
     return torch.max(a, b) - torch.min(x, b)
 
 
+def kernels_of_two_tensors(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    y = F.relu(F.conv2d(x, m.first + m.second, padding=1))
+    return F.conv_transpose2d(y, m.third * m.fourth, padding=1)
+
+
 def narrow_conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
 
@@ -200,4 +205,7 @@ HARDER: dict[str, type[Net]] = {
     ),
     "weight_in_two_parts": net(weight_in_two_parts, last=plain),
     "larger_and_smaller": net(larger_and_smaller, wide=lambda: narrow_conv(16, 32)),
+    "kernels_of_two_tensors": net(
+        kernels_of_two_tensors, **dict.fromkeys(("first", "second", "third", "fourth"), lambda: parameter(16, 16, 3, 3))
+    ),
 }

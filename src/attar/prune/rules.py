@@ -154,6 +154,9 @@ def convolution(labels: Labels, call: Call) -> Value:
     spatial = len(weight.shape) - 2
     batch = len(value.shape) - spatial - 1
     value = _whole_places(labels, call, value, batch + 1, _still(call))
+    for plane in weight.planes:
+        if plane.cut >= 2:
+            labels.fix(plane.ids, "is a place of a kernel")
     first, second = weight.shape[0] // groups, weight.shape[1]
     one = first if transposed else second
     if transposed and groups > 1 and first == 1 and second > 1:
