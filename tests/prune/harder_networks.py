@@ -133,6 +133,12 @@ def kernels_of_two_tensors(m: Any, x: torch.Tensor, image: torch.Tensor) -> torc
     return F.conv_transpose2d(y, m.third * m.fourth, padding=1)
 
 
+def figures_over_units(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    y = m.wide(x)
+    every, count = (y > -2).all(1, keepdim=True), (y >= 0).sum(1, keepdim=True)
+    return m.after(F.relu(y - y.nanmean(1, keepdim=True) + every * count * y.norm(-float("inf"), 1, keepdim=True)))
+
+
 def narrow_conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
 
@@ -205,6 +211,7 @@ HARDER: dict[str, type[Net]] = {
     ),
     "weight_in_two_parts": net(weight_in_two_parts, last=plain),
     "larger_and_smaller": net(larger_and_smaller, wide=lambda: narrow_conv(16, 32)),
+    "figures_over_units": net(figures_over_units, **tail()),
     "kernels_of_two_tensors": net(
         kernels_of_two_tensors, **dict.fromkeys(("first", "second", "third", "fourth"), lambda: parameter(16, 16, 3, 3))
     ),

@@ -21,6 +21,7 @@ MIXING = {
     "class_token",
     "einsum_windows",
     "experts",
+    "figures_over_units",
     "filled_by_hand",
     "joined_biases",
     "kernel_for_a_sample",

@@ -13,12 +13,9 @@ import torch
 from attar.prune.labels import Plane, Value
 from attar.prune.movement import MOVES
 from attar.prune.propagate import Walk
-from attar.prune.rules import ADDITIVE, Call, by_batch
+from attar.prune.rules import REDUCTIONS, Call, by_batch, reduced
 
 IDENTITY = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
-REDUCTIONS = frozenset(
-    ["mean", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "median"]
-)
 SOFT = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
 NORMS = frozenset({"layer_norm", "rms_norm"})
 
@@ -90,7 +87,7 @@ class Masked(torch.fx.Interpreter):
     def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """The result of an operation that mixes units, over the kept ones; None if this one does not."""
         value = call.args[0] if call.args and isinstance(call.args[0], Value) else None
-        if value is None or call.name in ADDITIVE:
+        if value is None:
             return None
         if call.name in SOFT:
             return self._within(value, [call.get(1, "dim") % len(value.shape)], args, kwargs, node, back=True)
@@ -103,12 +100,7 @@ class Masked(torch.fx.Interpreter):
         if call.name == "conv1d":
             return self._within(value, [2], args, kwargs, node, back=True)
         if call.name in REDUCTIONS:
-            dims = call.get(1, "dim")
-            rank = len(value.shape)
-            dims = list(range(rank)) if dims is None or dims == [] or isinstance(dims, bool) else dims
-            return self._within(
-                value, [d % rank for d in ([dims] if isinstance(dims, int) else dims)], args, kwargs, node
-            )
+            return self._within(value, reduced(call), args, kwargs, node)
         return None
 
     def _lost(self, value: Value, dims: Any) -> list[Plane]:

@@ -341,19 +341,38 @@ def softmax(labels: Labels, call: Call) -> Value:
     return Value(call.shape, value.planes, call.free)
 
 
-ADDITIVE = frozenset({"sum", "linalg_vector_norm", "norm", "frobenius_norm"})
-"""Reductions to which a removed unit, being zero, adds nothing."""
+REDUCTIONS = frozenset(
+    [
+        "sum",
+        "mean",
+        "nanmean",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "median",
+        "prod",
+        "any",
+        "all",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "logsumexp",
+        "norm",
+        "linalg_vector_norm",
+        "frobenius_norm",
+    ]
+)
+ORDERED = frozenset({"norm", "linalg_vector_norm"})
+"""Norms whose second argument is their order."""
 
 
 def reduction(labels: Labels, call: Call) -> Any:
     value = call.args[0]
     rank = len(value.shape)
-    place = 2 if call.name in ("norm", "linalg_vector_norm", "frobenius_norm", "quantile") else 1
-    dims = call.get(place, "dim")
-    if isinstance(dims, bool) or dims is None or dims == []:
-        dims = list(range(rank))
-    dims = sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims))
-    if call.name not in ADDITIVE:
+    dims = reduced(call)
+    if not _additive(call):
         _mixing(labels, call, value, dims, f"{call.name} over them")
     keep = len(call.shapes[0]) == rank
     planes = []
@@ -369,6 +388,22 @@ def reduction(labels: Labels, call: Call) -> Any:
         planes.append(Plane(ids, cut))
     results = [Value(s, tuple(planes), f, value.source) for s, f in zip(call.shapes, call.frees)]
     return results if len(results) > 1 else results[0]
+
+
+def reduced(call: Call) -> list[int]:
+    """Dimensions that a reduction runs over, ascending."""
+    rank, dims = len(call.args[0].shape), call.get(2 if call.name in ORDERED else 1, "dim")
+    if isinstance(dims, bool) or dims is None or dims == []:
+        return list(range(rank))
+    return sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims))
+
+
+def _additive(call: Call) -> bool:
+    """Whether a removed unit, being zero, adds nothing to a reduction."""
+    if call.name in ORDERED:
+        order = call.get(1, "ord" if call.name == "linalg_vector_norm" else "p", 2)
+        return order is None or order > 0
+    return call.name in ("sum", "frobenius_norm")
 
 
 def attention(labels: Labels, call: Call) -> Value:
