@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from awkward_networks import EXACT, MIXING, HardCodedSizes, HeadsByHand, HeadsFromInput, Net, SameWidths, example
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -42,7 +43,9 @@ def jitter(model: nn.Module) -> None:
                 tensor.add_(torch.rand_like(tensor) * 0.3)
 
 
-def assert_equals_zeroed(model: nn.Module, masked: nn.Module, cut: Cut, inputs: tuple[torch.Tensor, ...]) -> None:
+def assert_equals_zeroed(
+    model: nn.Module, masked: nn.Module, cut: Cut, inputs: tuple[torch.Tensor, ...], training: bool = False
+) -> None:
     """The cut model answers as the original, in float64, does with the removed weights set to zero (done in place)."""
     with torch.no_grad():
         for name, cuts in cut.kept.items():
@@ -51,7 +54,7 @@ def assert_equals_zeroed(model: nn.Module, masked: nn.Module, cut: Cut, inputs: 
                 gone[index] = False
                 named_tensors(masked)[name].index_fill_(dim, torch.nonzero(gone)[:, 0], 0)
     doubles = tuple(x.double() for x in inputs)
-    small = copy.deepcopy(model).double().eval()
+    small = copy.deepcopy(model).double().train(training)
     torch.testing.assert_close(answers(small, doubles), answers(masked, doubles), rtol=1e-9, atol=1e-9)
 
 
@@ -152,6 +155,42 @@ def test_numbers_that_were_the_same_are_told_apart_by_their_use() -> None:
     loaded = reshape(SameWidths(), json.loads(json.dumps(describe(model, SameWidths()))))
     loaded.load_state_dict(model.state_dict())
     assert torch.equal(answers(loaded.eval(), inputs), answers(model.eval(), inputs))
+
+
+class WidthInTraining(Net):
+    """Computes something from the number of channels, in train mode alone."""
+
+    def __init__(self, dropout: float, noise: float) -> None:
+        super().__init__()
+        self.dropout, self.noise, self.block = dropout, noise, nn.Conv2d(16, 16, 3, padding=1)
+
+    def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        x = F.dropout(F.relu(self.block(x)), self.dropout, self.training)
+        if self.training and self.noise:
+            return x + self.noise * torch.randn_like(x)
+        return x * x.shape[1] ** -0.5 if self.training else x
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_what_train_mode_computes_is_proved_too(dropout: float) -> None:
+    torch.manual_seed(0)
+    model = WidthInTraining(dropout, 0.0)
+    inputs = example(model)
+    masked = copy.deepcopy(model).double().train()
+    statistics = model.stem[1].running_mean.clone()
+    pruner = Pruner(model, inputs)
+    cut = pruner.cut(shares(pruner, 1))
+    assert pruner.mode == "graph" and "differs" in pruner.why_graph  # its own code would divide by another width
+    assert torch.equal(model.stem[1].running_mean, statistics[dict(cut.kept["stem.1.running_mean"])[0]])
+    if not dropout:
+        assert_equals_zeroed(model, masked, cut, inputs, training=True)
+
+
+def test_a_train_mode_that_draws_numbers_is_run_alone() -> None:
+    torch.manual_seed(0)
+    model = WidthInTraining(0.3, 0.1)
+    pruner = Pruner(model, example(model))
+    assert pruner.cut(shares(pruner, 1)).proof < 1e-10 and pruner.mode == "module"
 
 
 @pytest.mark.parametrize(

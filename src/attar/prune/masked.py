@@ -15,7 +15,6 @@ from attar.prune.movement import MOVES
 from attar.prune.propagate import Walk
 from attar.prune.rules import REDUCTIONS, Call, by_batch, reduced
 
-IDENTITY = frozenset({"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"})
 SOFT = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
 NORMS = frozenset({"layer_norm", "rms_norm"})
 
@@ -32,6 +31,7 @@ class Masked(torch.fx.Interpreter):
         self.walk, self.left, self.tensors = walk, left, tensors
         self.device = next((tensor.device for tensor in tensors.values()), left.device)
         """Where the network is; labels and their masks are on the CPU."""
+        self._gone_by_ids: dict[int, torch.Tensor | None] = {}
 
     def answer(self, leaves: list[Any]) -> list[Any]:
         """The flattened outputs for the flattened example inputs."""
@@ -61,8 +61,6 @@ class Masked(torch.fx.Interpreter):
         if node.op != "call_function" or call is None:
             return super().run_node(node)
         args, kwargs = self.fetch_args_kwargs_from_env(node)
-        if call.name in IDENTITY:
-            return args[0]
         kwargs = {key: widened(item) for key, item in kwargs.items()}
         args = tuple(widened(item) for item in args)
         special = self._mixed(node, call, list(args), kwargs)
@@ -77,12 +75,19 @@ class Masked(torch.fx.Interpreter):
             return type(result)(self._masked(r, v) for r, v in zip(result, value))
         if isinstance(result, torch.Tensor) and isinstance(value, Value) and result.is_floating_point():
             for plane in value.planes:
-                gone = ~self.left[plane.ids]
-                if bool(gone.any()):
+                gone = self._gone(plane)
+                if gone is not None:
                     # Filled, not multiplied: 0 / 0 is no number.
-                    gone = gone.to(self.device)
                     result = result.masked_fill_(gone, 0) if in_place else result.masked_fill(gone, 0)
         return result
+
+    def _gone(self, plane: Plane) -> torch.Tensor | None:
+        """bool, of the shape of the plane's labels: where something went; None if nothing did."""
+        key = id(plane.ids)  # many values share them, and the walk keeps them alive
+        if key not in self._gone_by_ids:
+            gone = ~self.left[plane.ids]
+            self._gone_by_ids[key] = gone.to(self.device) if bool(gone.any()) else None
+        return self._gone_by_ids[key]
 
     def _mixed(self, node: torch.fx.Node, call: Call, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """The result of an operation that mixes units, over the kept ones; None if this one does not."""
@@ -104,7 +109,7 @@ class Masked(torch.fx.Interpreter):
         return None
 
     def _lost(self, value: Value, dims: Any) -> list[Plane]:
-        return [p for p in value.planes if p.cut in dims and not bool(self.left[p.ids].all())]
+        return [p for p in value.planes if p.cut in dims and self._gone(p) is not None]
 
     def _within(
         self,
@@ -195,11 +200,8 @@ def scatter(tensor: torch.Tensor, dim: int, places: torch.Tensor, length: int) -
 
 def widened(item: Any) -> Any:
     """Floating types as float64, so that casts in the graph keep the proof's precision."""
-    return (
-        torch.float64
-        if item in (torch.float32, torch.float16, torch.bfloat16) and isinstance(item, torch.dtype)
-        else item
-    )
+    small = isinstance(item, torch.dtype) and item in (torch.float32, torch.float16, torch.bfloat16)
+    return torch.float64 if small else item
 
 
 def spread(tensor: torch.Tensor, shape: tuple[int, ...], cuts: list[tuple[int, torch.Tensor]]) -> torch.Tensor:

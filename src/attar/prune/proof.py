@@ -1,4 +1,7 @@
-"""Proof: the cut network must compute what the original computes with the removed units masked, in float64."""
+"""Proof: the cut network must compute what the original computes with the removed units masked, in float64.
+
+In eval mode, and in train mode too, with dropout that keeps everything, wherever a graph of train mode could be had.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ from attar.prune.structure import Kept
 
 TOLERANCE = 1e-10
 """Largest relative error that passes."""
+
+
+ROUNDING = 1e-14
+"""Relative change of weights that tells whether an answer in train mode can be compared: much more than rounding makes."""
 
 
 class ProofError(RuntimeError):
@@ -52,15 +59,20 @@ def random_call(arguments: Any, keywords: Any, device: torch.device, seed: int =
     return tree_map(fresh, (arguments, keywords))
 
 
-class _Wide(TorchDispatchMode):
-    """Casts to smaller floating types become casts to float64."""
+class _Exact(TorchDispatchMode):
+    """Casts to smaller floating types become casts to float64, and dropout, which draws by `bernoulli_`, keeps everything."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # nothing compiles in here; torch would load its compiler, a second or more, to keep it out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **{key: widened(item) for key, item in (kwargs or {}).items()})
+        kwargs = {key: widened(item) for key, item in (kwargs or {}).items()}
+        if func is torch.ops.aten.bernoulli_.float:
+            return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
+        if func is torch.ops.aten.native_dropout.default:
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -90,8 +102,9 @@ class Proof:
         device = next(iter(named_tensors(twin).values())).device
         captured = coupled.captured
         self._call = random_call(captured.arguments, captured.keywords, device)
-        full = full_tensors(twin, coupled, before, carried)
-        self._expected = self._masked(twin, full, coupled.label_kept(after))
+        full, left = full_tensors(twin, coupled, before, carried), coupled.label_kept(after)
+        self._expected = self._masked(twin, full, left)
+        self._trained = self._masked_training(twin, full, left)
         self._twin: nn.Module | None = twin
 
     def candidate(self) -> nn.Module:
@@ -100,25 +113,60 @@ class Proof:
         return proving_copy(self._model) if twin is None else twin
 
     def error(self, small: nn.Module) -> float:
-        """Relative error of a cut candidate; infinite where the modes' outputs differ in shape."""
+        """Relative error of a cut candidate in eval mode; that in train mode where only this is too large.
+
+        Raises:
+            Exception: the candidate does not run in one of the modes.
+        """
         error = relative_error(self._expected, output(small, self._call))
         if error <= TOLERANCE and self._coupled.captured.training is not None:
-            with in_mode(small, True), _Wide():
-                small(*self._call[0], **self._call[1])
+            trained = self._training_error(small)
+            return error if trained <= TOLERANCE else trained
         return error
 
+    def _training_error(self, small: nn.Module) -> float:
+        """The same in train mode; nothing where its answer is no measure: it draws numbers, or hangs on rounding."""
+        buffers = [(buffer, buffer.clone()) for buffer in small.buffers()]
+        found = output(small, self._call, training=True)
+        if self._trained is None:
+            return 0.0
+        error = relative_error(self._trained, found)
+        if error <= TOLERANCE or not same_shapes(self._trained, found):
+            return error
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        for tensor in small.parameters():
+            if tensor.is_floating_point():
+                tensor.mul_(1 + ROUNDING * torch.randn_like(tensor))
+        return error if relative_error(found, output(small, self._call, training=True)) <= TOLERANCE else 0.0
+
     def _masked(self, twin: nn.Module, full: dict[str, torch.Tensor], left: torch.Tensor) -> list[torch.Tensor]:
-        walk = self._coupled.walks[0]
+        try:
+            return self._answer(twin, full, left, training=False)
+        except Exception as problem:
+            told = " ".join(str(problem).split())
+            raise ProofError(f"the cut was not done: its masked original cannot be run; {told}") from problem
+
+    def _masked_training(
+        self, twin: nn.Module, full: dict[str, torch.Tensor], left: torch.Tensor
+    ) -> list[torch.Tensor] | None:
+        """None where there is no graph of train mode, or it cannot be run masked."""
+        if self._coupled.captured.training is None:
+            return None
+        try:
+            return self._answer(twin, full, left, training=True)
+        except Exception:
+            return None
+
+    def _answer(
+        self, twin: nn.Module, full: dict[str, torch.Tensor], left: torch.Tensor, training: bool
+    ) -> list[torch.Tensor]:
+        walk = self._coupled.walks[1 if training else 0]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            try:
-                answer = Masked(walk, left, full).answer(tree_leaves((args, kwargs)))
-            except Exception as problem:
-                told = " ".join(str(problem).split())
-                raise ProofError(f"the cut was not done: its masked original cannot be run; {told}") from problem
-            return tree_unflatten(answer, walk.graph.specs[1])
+            return tree_unflatten(Masked(walk, left, full).answer(tree_leaves((args, kwargs))), walk.graph.specs[1])
 
-        return output(_hooked(twin, forward), self._call)
+        return output(_hooked(twin, forward), self._call, training)
 
 
 def _hooked(model: nn.Module, forward: Callable[..., Any]) -> nn.Module:
@@ -151,18 +199,23 @@ def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept, carried: Facto
 
 
 @torch.no_grad()
-def output(model: nn.Module, call: tuple[Any, Any]) -> list[torch.Tensor]:
-    """All tensors that the network answers with, in eval mode."""
-    with in_mode(model, False), _Wide():
+def output(model: nn.Module, call: tuple[Any, Any], training: bool = False) -> list[torch.Tensor]:
+    """All tensors that the network answers with, in eval or train mode."""
+    with in_mode(model, training), _Exact():
         found = model(*call[0], **call[1])
     if not isinstance(found, torch.Tensor | tuple | list | dict) and hasattr(found, "to_tuple"):
         found = found.to_tuple()
     return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
 
 
+def same_shapes(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Whether two answers are of as many tensors, of the same shapes."""
+    return [tensor.shape for tensor in first] == [tensor.shape for tensor in second]
+
+
 def relative_error(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
     """Largest difference over the largest magnitude of the first; infinite where shapes or numbers of outputs differ."""
-    if len(first) != len(second) or any(a.shape != b.shape for a, b in zip(first, second)):
+    if not same_shapes(first, second):
         return float("inf")
     worst = 0.0
     for a, b in zip(first, second):
