@@ -139,6 +139,11 @@ def figures_over_units(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Te
     return m.after(F.relu(y - y.nanmean(1, keepdim=True) + every * count * y.norm(-float("inf"), 1, keepdim=True)))
 
 
+def half_shuffled(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    a, b = x.chunk(2, 1)
+    return F.channel_shuffle(torch.cat([a, m.out(m.deep(m.into(b)))], 1), 2)
+
+
 def narrow_conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1)
 
@@ -212,6 +217,12 @@ HARDER: dict[str, type[Net]] = {
     "weight_in_two_parts": net(weight_in_two_parts, last=plain),
     "larger_and_smaller": net(larger_and_smaller, wide=lambda: narrow_conv(16, 32)),
     "figures_over_units": net(figures_over_units, **tail()),
+    "half_shuffled": net(
+        half_shuffled,
+        into=lambda: conv(8, 8, kernel=1),
+        deep=lambda: conv(8, 8, groups=8),
+        out=lambda: narrow_conv(8, 8),
+    ),
     "kernels_of_two_tensors": net(
         kernels_of_two_tensors, **dict.fromkeys(("first", "second", "third", "fourth"), lambda: parameter(16, 16, 3, 3))
     ),

@@ -287,6 +287,8 @@ def _moved(labels: Labels, call: Call) -> Any:
     if call.name in ("view", "_unsafe_view", "reshape"):
         target = torch.reshape
         rest = (call.shape,)
+    if call.name in ("channel_shuffle", "native_channel_shuffle"):
+        return _shuffled(labels, value, call)
     if call.name == "pixel_shuffle":
         value = _whole_pixels(labels, value, rest[0] ** 2)
     found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
@@ -295,6 +297,17 @@ def _moved(labels: Labels, call: Call) -> Any:
         balance_parts(labels, found, call.get(place, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
+
+
+def _shuffled(labels: Labels, value: Value, call: Call) -> Value:
+    """Channels in groups, woven into one another: by the three moves that it is, so that groups lose the same number."""
+    batch, channels, *rest = value.shape
+    groups = call.get(1, "groups")
+    free = frozenset(dim + (dim > 1) for dim in value.free)
+    apart, across = (batch, groups, channels // groups, *rest), (batch, channels // groups, groups, *rest)
+    value = move(labels, value, lambda t: t.reshape(apart), [apart], [free])[0]
+    value = move(labels, value, lambda t: t.transpose(1, 2), [across], [free])[0]
+    return move(labels, value, lambda t: t.flatten(1, 2), [call.shape], [call.free])[0]
 
 
 def _whole_pixels(labels: Labels, value: Value, parts: int) -> Value:
