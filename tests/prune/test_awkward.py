@@ -144,6 +144,26 @@ def test_only_the_modules_that_cannot_follow_run_their_graph() -> None:
         assert torch.equal(answers(loaded.train(mode), inputs), expected)
 
 
+class HardCodedConstant(HardCodedSizes):
+    def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return super().awkward(x, image) * torch.tensor([0.1 * number for number in range(8)])
+
+
+@pytest.mark.parametrize("build", [HardCodedSizes, HardCodedConstant, HeadsFromInput])
+def test_a_network_that_runs_a_graph_can_be_cut_anew(build: type[Net]) -> None:
+    torch.manual_seed(0)
+    model = build()
+    inputs = example(model)
+    for _ in range(2):
+        pruner = Pruner(model, inputs)
+        for seed in range(2):
+            assert pruner.cut(shares(pruner, seed)).proof < 1e-10
+        assert pruner.mode == "graph" or pruner.parts == ("one", "two")
+    loaded = reshape(build(), json.loads(json.dumps(describe(model, build()))))
+    loaded.load_state_dict(model.state_dict())
+    assert torch.equal(answers(loaded.eval(), inputs), answers(model.eval(), inputs))
+
+
 def test_numbers_that_were_the_same_are_told_apart_by_their_use() -> None:
     torch.manual_seed(0)
     model = SameWidths()

@@ -24,7 +24,7 @@ from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
 from attar.prune.propagate import Walk
 from attar.prune.saved import saved_bytes
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
-from attar.prune.shipped import ship
+from attar.prune.shipped import running, ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept, same_units
 from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
@@ -112,6 +112,8 @@ class Pruner:
         self.costs = CostModel(self.original)
         self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
         self._attributes = plain_attributes(model)
+        self._ran = running(model)
+        """Graphs that modules ran before this: they were captured instead of the code."""
         self._dtypes = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
         self.way = Way()
         self._original_cost = self.cost()
@@ -388,7 +390,7 @@ class Pruner:
         mended = self._mended(left, masks, way)
         attributes = joined(mended, layer_attributes(model, by_alias, self._attributes))
         change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
-        ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left)
+        ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left, self.coupled.captured.aliases)
         scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
         cut_tensors(model, tensors, indices)
         set_attributes(model, attributes)
@@ -413,7 +415,7 @@ class Pruner:
         if traced.captured.evaluation.exported:
             return {}
         if self._uses is None:
-            whole = as_captured(self.model, self._attributes, traced.walks[0])
+            whole = as_captured(self.model, self._attributes, traced.walks[0], self._ran)
             call = (traced.captured.arguments, traced.captured.keywords)
             try:
                 with torch.no_grad(), in_mode(whole, False):
@@ -430,7 +432,7 @@ class Pruner:
         new = [path for path in paths if path not in self._captured_parts]
         if new:
             coupled = self.coupled
-            found = capture_parts(self.model, self._attributes, coupled.captured, coupled.walks, new)
+            found = capture_parts(self.model, self._attributes, coupled.captured, coupled.walks, self._ran, new)
             self._captured_parts |= {path: found.get(path, []) for path in new}
         return {path: self._captured_parts[path] for path in paths if self._captured_parts[path]}
 
@@ -439,7 +441,7 @@ class Pruner:
         captured = self.coupled.captured
         if captured.evaluation.exported or self._only_traced:
             return
-        whole = as_captured(self.model, self._attributes, self.coupled.walks[0])
+        whole = as_captured(self.model, self._attributes, self.coupled.walks[0], self._ran)
         found = couple_model(whole, captured.keywords or captured.arguments, self.protect, self.policy, quick=False)
         if not same_units(found.structure, self.original):
             raise RuntimeError("torch.export finds other units than a trace of the network does")

@@ -28,7 +28,7 @@ from attar.prune.capture import (
 )
 from attar.prune.modules import named_tensors
 from attar.prune.propagate import Walk, hints, modules_around, operation_name
-from attar.prune.shipped import unship
+from attar.prune.shipped import Running, run_again, unship
 from attar.prune.surgery import Attributes, set_attributes
 from attar.prune.trace import caches_apart
 
@@ -36,7 +36,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def capture_parts(
-    model: nn.Module, attributes: Attributes, captured: Captured, walks: list[Walk], paths: Iterable[str]
+    model: nn.Module, attributes: Attributes, captured: Captured, walks: list[Walk], ran: Running, paths: Iterable[str]
 ) -> dict[str, list[Walk]]:
     """Each module's own graphs, in eval and train mode, labelled like the whole; a module that has none is absent.
 
@@ -44,8 +44,9 @@ def capture_parts(
         model: the network as it is now, cut or not; it stays as it is.
         attributes: plain attributes as captured.
         walks: of the whole network.
+        ran: the graphs that modules ran when it was captured.
     """
-    original = as_captured(model, attributes, walks[0])
+    original = as_captured(model, attributes, walks[0], ran)
     calls = _recorded(original, captured, list(paths))
     exported: dict[Any, Graph | None] = {}
     found = {}
@@ -65,10 +66,11 @@ def capture_parts(
     return found
 
 
-def as_captured(model: nn.Module, attributes: Attributes, walk: Walk) -> nn.Module:
-    """A copy that runs its own code in the shapes of the network as captured; what was cut away is zero."""
+def as_captured(model: nn.Module, attributes: Attributes, walk: Walk, ran: Running) -> nn.Module:
+    """A copy that runs its own code, or what `ran` of it, in the shapes of the network as captured; what was cut away is zero."""
     original = copied(model)
-    unship(original)
+    unship(original, walk.tensors)
+    run_again(original, ran)
     set_attributes(original, attributes)
     for name, tensor in named_tensors(original).items():
         shape = walk.tensors[name].shape if name in walk.tensors else tensor.shape

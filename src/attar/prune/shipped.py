@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ CONSTANT = "attar_constant_"
 """Prefix of the buffers that hold what the network's code made when it was captured."""
 
 
-def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor) -> None:
+def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor, captured: Container[str] = ()) -> None:
     """Make modules of `model` run the rewritten graphs, in eval and train mode, with their own parameters and buffers.
 
     All other modules run their own code.
@@ -29,6 +29,7 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
 
     Args:
         graphs: module path -> its graphs, in eval and train mode; the whole network's path is empty.
+        captured: names of the tensors that the network had when these were made; see `unship`.
 
     Raises:
         RewriteError: a size in a graph cannot be written anew; nothing was changed.
@@ -37,7 +38,7 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
         path: [_Run(_own_tensors(walk, left), walk.graph.numbers, *walk.graph.specs) for walk in walks]
         for path, walks in graphs.items()
     }
-    unship(model)
+    unship(model, captured)
     for path, walks in graphs.items():
         module = model.get_submodule(path)
         for walk in walks:
@@ -46,13 +47,30 @@ def ship(model: nn.Module, graphs: Mapping[str, list[Walk]], left: torch.Tensor)
         module.forward = _bound(module, runs[path])
 
 
-def unship(model: nn.Module) -> None:
-    """Let all modules run their own code again."""
-    for module in all_modules(model).values():
+def unship(model: nn.Module, captured: Container[str] = ()) -> None:
+    """Let all modules run their own code again.
+
+    Args:
+        captured: names of constants that stay, as a graph made after theirs has them among its tensors.
+    """
+    for path, module in all_modules(model).items():
         if _runs(module):
             del module.forward
             for name in [n for n, _ in module.named_buffers(recurse=False) if n.startswith(CONSTANT)]:
-                delattr(module, name)
+                if (f"{path}.{name}" if path else name) not in captured:
+                    delattr(module, name)
+
+
+def running(model: nn.Module) -> Running:
+    """The graphs that modules run now, by their paths."""
+    return {path: runs for path, module in model.named_modules() if (runs := _runs(module))}
+
+
+def run_again(model: nn.Module, graphs: Running) -> None:
+    """Let modules run graphs that `running` told; their constants must be there."""
+    for path, runs in graphs.items():
+        module = model.get_submodule(path)
+        module.forward = _bound(module, runs)
 
 
 def shipped(model: nn.Module) -> dict[str, Any]:
@@ -120,6 +138,10 @@ class _Run:
         scope = dict(code.globals)
         exec(compile(code.src, "<captured graph>", "exec"), scope)
         self.function = scope["forward"]
+
+
+Running = dict[str, list[_Run]]
+"""Module path -> its graphs, in eval and train mode."""
 
 
 def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
