@@ -144,6 +144,29 @@ def test_only_the_modules_that_cannot_follow_run_their_graph() -> None:
         assert torch.equal(answers(loaded.train(mode), inputs), expected)
 
 
+class NormsWithoutWeights(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.LayerNorm(16, elementwise_affine=False), nn.GroupNorm(16, 16, affine=False)
+        self.three, self.four = nn.InstanceNorm2d(16), nn.GroupNorm(4, 16, affine=False)
+        self.last = nn.Conv2d(16, 16, 1)
+
+    def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        x = self.one(x.movedim(1, -1)).movedim(-1, 1)
+        return self.four(self.last(F.relu(self.three(self.two(x) * image.mean((1, 2, 3), keepdim=True)))))
+
+
+def test_norms_without_weights_know_their_channels() -> None:
+    torch.manual_seed(0)
+    model = NormsWithoutWeights()
+    pruner = Pruner(model, example(model))
+    assert pruner.cut(shares(pruner, 1)).proof < 1e-10 and pruner.mode == "module" and not pruner.why_graph
+    width = model.last.in_channels
+    assert model.one.normalized_shape == (width,) and model.three.num_features == width < 16
+    assert (model.two.num_groups, model.two.num_channels) == (width, width)
+    assert (model.four.num_groups, model.four.num_channels) == (4, model.last.out_channels)
+
+
 class HardCodedConstant(HardCodedSizes):
     def awkward(self, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         return super().awkward(x, image) * torch.tensor([0.1 * number for number in range(8)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -46,6 +46,10 @@ def class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+"""torch's own layers that may keep numbers about channels and no tensor that tells them."""
+
+
 class NumberPlaces:
     """Where the numbers of a network's modules may stand in the operations of their code: the same for every cut.
 
@@ -73,6 +77,11 @@ class NumberPlaces:
             ]
             for walk in walks
         ]
+        bare = {p for p, m in modules.items() if isinstance(m, NORMS) and not [*m.parameters(), *m.buffers()]}
+        self.bare_norms = [
+            {node: path for node in walk.calls for path in _paths(node) if path in bare} for walk in walks
+        ]
+        """Of each walk, the operations of norms without tensors, and the paths of these."""
 
     def operations(self, number: int, daring: Mapping[str, int]) -> dict[torch.fx.Node, list[str]]:
         """Operations of a walk that tell what became of a number, and the modules whose code they are.
@@ -106,7 +115,7 @@ def mended_attributes(
                     seen = _lengths(walk, node, left) if seen is None else seen
                 for old, new in [*pairs, *(seen or [])]:
                     changes.setdefault(path, {}).setdefault(old, set()).add(new)
-    result: Attributes = {}
+    result = _bare_norms(places, left)
     for path, found in changes.items():
         level = daring.get(path, 0)
         numbers = {old: new - {old} if level else new for old, new in found.items()}
@@ -125,6 +134,27 @@ def mended_attributes(
                 mended = number
             result.setdefault(path, {})[name] = mended
     return result
+
+
+def _bare_norms(places: NumberPlaces, left: torch.Tensor) -> Attributes:
+    """What norms without tensors say about channels, if that changed; one that is used on several widths is left as it is."""
+    told: dict[str, list[dict[str, Any]]] = {}
+    for walk, norms in zip(places.walks, places.bare_norms):
+        rewriter = Rewriter(walk, left)
+        for node, anew in rewriter.alone(norms):
+            call = walk.calls[node]
+            if call.name in ("layer_norm", "rms_norm"):
+                values: dict[str, Any] = {"normalized_shape": tuple(cast("Any", anew.args[1]))}
+            elif call.name == "group_norm":
+                values = {"num_groups": anew.args[1], "num_channels": rewriter.length(call.args[0], 1)}
+            else:
+                values = {"num_features": rewriter.length(call.args[0], 1)}
+            told.setdefault(norms[node], []).append(values)
+    return {
+        path: {name: value for name, value in first.items() if value != places.original[path].get(name, value)}
+        for path, (first, *others) in told.items()
+        if all(other == first for other in others)
+    }
 
 
 def numbers_by_use(model: nn.Module, original: Attributes) -> Attributes:
