@@ -228,6 +228,7 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     data: Annotated[str | None, typer.Option(help="Data to evaluate on. [default: what it was made for]")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
+    view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2. [default: the network in torch]")] = None,
     allow: Allow = None,
 ) -> None:
     """Measure an artifact's accuracy on the test images of a data set."""
@@ -235,7 +236,7 @@ def evaluate(
         from attar.pipeline import evaluate_artifact
         from attar.report import wilson_interval
 
-        found, name = evaluate_artifact(artifact, data, folder, allow or ())
+        found, name = evaluate_artifact(artifact, data, folder, allow or (), view)
         low, high = wilson_interval(found.correct, found.images)
         print(f"{found.accuracy:.2%} [{low:.2%}, {high:.2%}] on {found.images:,} test images of {name}")
 

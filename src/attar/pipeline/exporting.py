@@ -109,11 +109,6 @@ def export_views(
     images = artifact.golden_images(path)
     if int8:
         images = data_of(path, data, folder, lambda text, done: note(text)).images
-        if images.shape[1:] != artifact.golden_images(path).shape[1:]:
-            raise ValueError(
-                f"the data's images are {list(images.shape[1:])}, the artifact takes {list(artifact.describe(path).input.size)} "
-                "(channels, height, width); name the data that it was made for: --data, --folder"
-            )
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         images = images[order[:int8_images]]  # folders lie in the order of their classes
     return add_views(Path(path), wanted, images, allow, note)
