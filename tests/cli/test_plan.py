@@ -48,6 +48,20 @@ def test_what_cannot_be_is_refused_with_the_way_out(tmp_path) -> None:
     assert code == 2 and "--weights" in said and "none.safetensors" in said
 
 
+def test_a_network_of_ones_own_is_built_as_a_run_builds_it(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n\ndef tiny(width=4):\n    return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), "
+        "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in (("plan", "mynets:tiny", "--params", "50%"), ("summary", "mynets:tiny")):
+        result = CliRunner().invoke(app, [*command, "--argument", "width=16"])
+        assert result.exit_code == 0, result.output
+        assert "330" in result.output  # (9 + 1) * 16 + (16 + 1) * 10
+    code, said = planned("--params", "60%", "--argument", "widths")
+    assert code == 2 and "write it as key=value" in said
+
+
 def row(said: str, first: str) -> list[str]:
     """The cells of the table's row that begins so."""
     line = next(line for line in said.splitlines() if line.startswith(f"| {first} |"))

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,13 @@ app = typer.Typer(
 Allow = Annotated[
     list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
 ]
+Widths = Annotated[str | None, typer.Option(help="Stage widths, e.g. 9,19,39: --argument widths=[9,19,39].")]
+Argument = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For the builder, as a recipe's arguments; repeat for more."),
+]
+Input = Annotated[str, typer.Option(help="Channels, height and width of one image.")]
+Classes = Annotated[int, typer.Option(help="Classes. Functions of your own are told them by --argument alone.")]
 Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Write the curves and the frontier for TensorBoard too, in OUT/tensorboard."),
@@ -144,19 +151,18 @@ def summary(
     model: Annotated[
         str, typer.Argument(help="A builder: resnet20, timm:NAME, torchvision:NAME, package.module:function.")
     ],
-    widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 9,19,39.")] = None,
-    input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
-    classes: Annotated[int, typer.Option(help="Classes.")] = 10,
+    widths: Widths = None,
+    argument: Argument = None,
+    input: Input = "1,28,28",
+    classes: Classes = 10,
 ) -> None:
     """Print a network's layers, parameters, MACs and memory."""
     with explained():
-        shape = numbers(input, "--input", 3)
+        shape, given = numbers(input, "--input", 3), builder_arguments(widths, argument)
         import attar
+        from attar.pipeline.session import built
 
-        arguments: dict[str, object] = {"in_channels": shape[0], "classes": classes}
-        if widths is not None:
-            arguments["widths"] = numbers(widths, "--widths")
-        print(attar.summary(attar.build(model, **arguments), tuple(shape)))
+        print(attar.summary(built(model, given, shape[0], classes), tuple(shape)))
 
 
 @app.command()
@@ -171,9 +177,10 @@ def plan(
     weights: Annotated[
         Path | None, typer.Option(help="Trained weights to rank by: safetensors, or a state dict. [default: random]")
     ] = None,
-    widths: Annotated[str | None, typer.Option(help="Stage widths, e.g. 16,32,64.")] = None,
-    input: Annotated[str, typer.Option(help="Channels, height and width of one image.")] = "1,28,28",
-    classes: Annotated[int, typer.Option(help="Classes.")] = 10,
+    widths: Widths = None,
+    argument: Argument = None,
+    input: Input = "1,28,28",
+    classes: Classes = 10,
     allocation: Annotated[str, typer.Option(help="even, global or isomorphic.")] = "global",
     importance: Annotated[str, typer.Option(help="The criterion that ranks units.")] = "group_norm",
     protect: Annotated[
@@ -186,19 +193,16 @@ def plan(
         from attar.recipe import Budget
 
         budget = Budget(limit(params), limit(macs), limit(bytes), latency, batch, threads)
-        shape = numbers(input, "--input", 3)
+        shape, given = numbers(input, "--input", 3), builder_arguments(widths, argument)
         from attar.cli.plan import plan_text
 
-        arguments: dict[str, object] = {"in_channels": shape[0], "classes": classes}
-        if widths is not None:
-            arguments["widths"] = numbers(widths, "--widths")
         settings: dict[str, object] = {
             "allocation": allocation,
             "importance": importance,
             "protect": protect or (),
             "round_to": round_to,
         }
-        print(plan_text(model, arguments, weights, shape, budget, settings))
+        print(plan_text(model, given, classes, weights, shape, budget, settings))
 
 
 @app.command()
@@ -272,6 +276,28 @@ def numbers(text: str, option: str, count: int | None = None) -> list[int]:
         wanted = f"{count} whole numbers" if count else "whole numbers"
         raise ValueError(f"{option} {text!r}: give {wanted} above 0, separated by commas")
     return [int(part) for part in parts]
+
+
+def arguments(pairs: list[str]) -> dict[str, Any]:
+    """`widths=[8,16]` as a builder's arguments; values as in TOML, bare words are strings.
+
+    Raises:
+        ValueError: a pair has no key or no value.
+    """
+    from attar.recipe import value_of
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise ValueError(f"argument {pair!r}: write it as key=value, for example widths=[16,32,64]")
+        found[key] = value_of(text)
+    return found
+
+
+def builder_arguments(widths: str | None, pairs: list[str] | None) -> dict[str, Any]:
+    """What `--widths` and `--argument` say."""
+    return arguments(pairs or []) | ({} if widths is None else {"widths": numbers(widths, "--widths")})
 
 
 def main() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from attar.cli.app import Tensorboard, app, carry_out, explained, limit
+from attar.cli.app import Tensorboard, app, arguments, carry_out, explained, limit
 
 
 @app.command()
@@ -94,20 +93,6 @@ def compress(
 def default_folder(name: str) -> Path:
     """`runs/NAME`, in one part: a builder's name may hold a path, as `hf:./folder` does."""
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
-
-
-def arguments(pairs: list[str]) -> dict[str, Any]:
-    """`widths=[8,16]` as a builder's arguments; values as in TOML, bare words are strings."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, raw = pair.partition("=")
-        if not key or not equals:
-            raise ValueError(f"argument {pair!r}: write it as key=value, for example widths=[16,32,64]")
-        try:
-            found[key] = tomllib.loads(f"value = {raw}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key] = raw
-    return found
 
 
 def fractions(text: str, option: str) -> list[float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from attar.models import build
+from attar.pipeline.session import built
 from attar.pipeline.weights import load_weights
 from attar.prune import Cut, Pruner
 from attar.recipe import Budget
@@ -13,7 +14,8 @@ from attar.report import table
 
 def plan_text(
     model: str,
-    arguments: dict[str, object],
+    arguments: dict[str, Any],
+    classes: int,
     weights: Path | None,
     shape: list[int],
     budget: Budget,
@@ -27,7 +29,7 @@ def plan_text(
     import torch
 
     torch.manual_seed(0)
-    network = build(model, **arguments)
+    network = built(model, arguments, shape[0], classes)
     if weights is not None:
         load_weights(network, weights, "--weights")
     pruner = Pruner(network, torch.randn(2, *shape), **settings)  # type: ignore[arg-type]

@@ -121,3 +121,8 @@ def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:
     if ":" in network.model and not network.model.startswith(("attar:", "timm:", "torchvision:", "hf:")):
         shape = {}  # a function of the user's may call these anything
     return BuilderSpec(*configured(network.model, {**shape, **network.arguments}))
+
+
+def built(model: str, arguments: dict[str, Any], channels: int, classes: int) -> torch.nn.Module:
+    """The network of that builder as a run on such data builds it, with fresh weights; raises ValueError as `build`."""
+    return network_spec(Network(model=model, arguments=arguments), channels, classes).build()

@@ -1,7 +1,7 @@
 """The recipe: a TOML file that says everything a run does. Nothing here imports torch."""
 
 from attar.recipe.budget import Budget
-from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, recipe_text
+from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, recipe_text, value_of
 from attar.recipe.toml import recipe_toml
 from attar.recipe.types import Augment, Compute, Data, Distil, Export, Prune, Recipe, Student, Teacher, Training
 
@@ -24,4 +24,5 @@ __all__ = [
     "load_recipe",
     "recipe_text",
     "recipe_toml",
+    "value_of",
 ]

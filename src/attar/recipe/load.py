@@ -88,21 +88,25 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
     return found
 
 
+def value_of(text: str) -> Any:
+    """A value as TOML has it; a bare word is a string: compute.device=cpu."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"override {override!r}: write it as key=value, for example distil.temperature=2")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()  # a bare word is a string: compute.device=cpu
     table = values
     for depth, part in enumerate(parts[:-1], 1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(f"override {override!r}: {'.'.join(parts[:depth])} is a value, not a table")
-    table[parts[-1]] = value
+    table[parts[-1]] = value_of(raw)
 
 
 def _lines(text: str) -> dict[Place, int]:
