@@ -195,14 +195,13 @@ def plan(
         budget = Budget(limit(params), limit(macs), limit(bytes), latency, batch, threads)
         shape, given = numbers(input, "--input", 3), builder_arguments(widths, argument)
         from attar.cli.plan import plan_text
+        from attar.pipeline.plan import plan as plan_cut
 
-        settings: dict[str, object] = {
-            "allocation": allocation,
-            "importance": importance,
-            "protect": protect or (),
-            "round_to": round_to,
-        }
-        print(plan_text(model, given, classes, weights, shape, budget, settings))
+        settings = {"allocation": allocation, "importance": importance, "protect": protect or (), "round_to": round_to}
+        planned = plan_cut(model, given, shape, classes, budget, weights, settings)
+        print(f"{model} under {budget}\n\n{plan_text(planned)}")
+        if weights is None:
+            print("the network's weights are random: --weights FILE ranks by trained ones")
 
 
 @app.command()
