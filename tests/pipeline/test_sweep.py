@@ -72,6 +72,8 @@ def test_names_are_short_distinct_and_fit_for_folders():
         (["prune.budget.params='50%',50"], "smallest"),
         (["student.model=resnet20,resnt20"], "did you mean 'resnet20'"),
         (["data.held_out=0"], "nothing to choose by"),
+        (["data.split_seed=0,1"], "cannot be compared; sweep them apart"),
+        (["data.held_out=100,200"], "data.held_out=200: 200 held-out images of digits"),
     ],
 )
 def test_bad_points_are_named_before_anything_runs(tmp_path, arguments, expected):

@@ -97,6 +97,12 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     raise ValueError(f"{twice} is given twice; name each run once")
 
 
+def held_out_images(facts: dict[str, Any]) -> str:
+    """The held-out images of a run in words, by the facts of its start; equal words, equal images."""
+    split, data = facts["split"], facts["data"]
+    return f"{split['held_out']:,} held-out images of {data['name']} (split {split['digest'][:16]})"
+
+
 def _missing(folder: RunFolder) -> str:
     return "the end of " + next(s for s in ("distil", "prune", "export") if not folder.finished(s))
 
@@ -117,9 +123,7 @@ def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
     if run["split"]["held_out"] == 0:
         raise RunError(f"{folder.path} held nothing out (data.held_out = 0), so it has no held-out accuracy")
     tensors, numbers = folder.result("export")
-    images = (
-        f"{run['split']['held_out']:,} held-out images of {run['data']['name']} (split {run['split']['digest'][:16]})"
-    )
+    images = held_out_images(run)
     if numbers.get("held_out") is None:  # exported before hits were kept
         last = next(folder.result(stage)[1] for stage in reversed(TRAINING) if folder.finished(stage))
         n = run["split"]["held_out"]

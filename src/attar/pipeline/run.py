@@ -116,13 +116,16 @@ def _training_stages(recipe: Recipe) -> list[tuple[str, Stage]]:
     return stages
 
 
-def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> None:
+def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> dict[str, Any]:
     """See that a recipe can be run, or go on, in the run folder `out`, which is neither made nor changed.
+
+    Returns:
+        The facts that the run would record: data, split and machine.
 
     Raises:
         RecipeError, DataError: as `run`, before it computes anything.
     """
-    _opened(recipe, RunFolder(out), watcher or Silent())
+    return _opened(recipe, RunFolder(out), watcher or Silent())[1]
 
 
 def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE) -> Session:

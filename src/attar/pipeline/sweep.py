@@ -14,7 +14,7 @@ from typing import Any
 
 from attar.pipeline.folder import RunError, RunFolder, with_defaults
 from attar.pipeline.grid import Point
-from attar.pipeline.outcome import compare_runs, write_comparison
+from attar.pipeline.outcome import compare_runs, held_out_images, write_comparison
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, prepare, run
 from attar.pipeline.watch import Silent, Watcher
@@ -104,8 +104,9 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: Watcher) -> None:
-    """See that every point that is left can be run; raises RecipeError or RunError."""
+    """See that every point that is left can be run, and all be compared; raises RecipeError or RunError."""
     faults = []
+    images: dict[str, str] = {}
     for point in points:
         folder = RunFolder(out / point.name)
         if point.recipe.data.held_out == 0:
@@ -115,15 +116,21 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
             if changes := difference(with_defaults(folder.read_json("run.json")["recipe"]), plain):
                 listed = "\n  ".join(changes)
                 raise RunError(f"{folder.path} holds a run of another recipe; choose another --out:\n  {listed}")
-        if folder.finished("export") or point.name in failed:
+        if point.name in failed:
+            continue
+        if folder.finished("export"):
+            images.setdefault(held_out_images(folder.read_json("run.json")), point.name)
             continue
         watcher.note(f"checking {point.name}")
         try:
-            check(point.recipe, folder.path)
+            images.setdefault(held_out_images(check(point.recipe, folder.path)), point.name)
         except ValueError as error:
             faults.append(f"{point.name}: {error}")
     if faults:
         raise RecipeError("\n".join(faults))
+    if len(images) > 1:
+        listed = "\n  ".join(f"{name}: {held_out}" for held_out, name in images.items())
+        raise RecipeError(f"points that hold out different images cannot be compared; sweep them apart:\n  {listed}")
 
 
 def _failures(out: Path) -> dict[str, str]:
