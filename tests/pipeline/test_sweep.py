@@ -124,6 +124,14 @@ def test_a_point_that_diverges_does_not_stop_the_rest(tmp_path):
     assert "broke down before" in again.output
 
 
+def test_weights_that_are_not_finite_do_not_stop_the_rest(tmp_path):
+    said = sweep(tmp_path / "sweep", "compute.checkpoint_seconds=0", "distil.train.learning_rate=1e39,0.1")
+    assert said.exit_code == 0, said.output
+    points = json.loads((tmp_path / "sweep/sweep.json").read_text())["points"]
+    broken, fine = points.values()
+    assert "are not finite" in broken["error"] and fine["done"]
+
+
 def test_a_sweep_leaves_a_record_that_results_are_made_from(tmp_path, finished_runs):
     out, records, page = tmp_path / "rates", tmp_path / "records", tmp_path / "RESULTS.md"
     axis = "distil.train.learning_rate=0.1,1e6,0.01"

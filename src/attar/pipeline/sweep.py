@@ -21,7 +21,7 @@ from attar.pipeline.watch import Silent, Watcher
 from attar.prune import ProofError
 from attar.recipe import Recipe, RecipeError, difference
 from attar.report import Comparison
-from attar.train import Diverged, write_atomically
+from attar.train import Diverged, NotFinite, write_atomically
 
 SHARED = ("seed", "data", "augment", "teacher", "compute")
 """Parts of a recipe that the stage `teach` depends on: points that agree in them share its result."""
@@ -71,7 +71,7 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         share_teacher(point, points, out, watcher)
         try:
             run(point.recipe, folder, watcher, until="export")
-        except (Diverged, ProofError) as error:
+        except (Diverged, NotFinite, ProofError) as error:
             failed[point.name] = str(error)
             watcher.note(f"broke down: {error}")
         _record(out, points, failed)

@@ -1,6 +1,6 @@
 """The one loop that teaches, distils and fine-tunes, with what it needs: optimiser, moving average, precision, checkpoints."""
 
-from attar.train.checkpoint import CheckpointError, read_checkpoint, write_atomically, write_checkpoint
+from attar.train.checkpoint import CheckpointError, NotFinite, read_checkpoint, write_atomically, write_checkpoint
 from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_for
 from attar.train.machine import Machine
 from attar.train.ranks import ALONE, RankError, Ranks
@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "Diverged",
     "Machine",
+    "NotFinite",
     "Progress",
     "RankError",
     "Ranks",

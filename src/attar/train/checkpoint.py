@@ -17,6 +17,10 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written or read; the message names the file and the way out."""
 
 
+class NotFinite(CheckpointError):
+    """A checkpoint was not written, since it would be that of a run that broke down."""
+
+
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
     """Write atomically: a temporary file beside `path`, flushed to the disk, then renamed over it.
 
@@ -26,11 +30,11 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], numbers: M
         numbers: what JSON can hold.
 
     Raises:
-        CheckpointError: a tensor is not finite, which would make this the checkpoint of a broken run.
+        NotFinite: a tensor is not finite.
     """
     broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
-        raise CheckpointError(f"not written to {path}: {len(broken)} tensors are not finite, first {broken[0]}")
+        raise NotFinite(f"not written to {path}: {len(broken)} tensors are not finite, first {broken[0]}")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(plain, metadata={"attar": json.dumps(numbers)}))
 
