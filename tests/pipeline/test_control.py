@@ -131,6 +131,21 @@ def test_what_has_no_control_is_refused(controlled, finished_runs, tmp_path):
         assert expected in said.output
 
 
+def with_recipe(run, folder, change):
+    """A copy of a finished run whose recorded recipe was another."""
+    shutil.copytree(run, folder)
+    facts = json.loads((folder / "run.json").read_text())
+    change(facts["recipe"])
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_a_loss_of_ones_own_is_for_the_teacher_alone(finished_runs, tmp_path):
+    path = with_recipe(finished_runs / "a", tmp_path / "a", lambda recipe: recipe["distil"].update(loss="mine:loss"))
+    assert control_recipe(path, with_teacher=True).distil.loss == "mine:loss"
+    assert control_recipe(path, with_teacher=False).distil.loss == "kl"
+
+
 def test_a_final_shape_is_not_pruned_again(finished_runs):
     recipe = control_recipe(finished_runs / "a", with_teacher=True).model_dump(mode="json")
     from attar.recipe import RecipeError, check_recipe

@@ -74,7 +74,7 @@ def control_recipe(path: Path, with_teacher: bool) -> Recipe:
         "teacher": _taught(values["teacher"], path) if with_teacher else None,
     }
     if not with_teacher:
-        values["distil"] |= {"alpha": 0.0, "view_pool": 0, "mixup": 0.0}
+        values["distil"] |= {"alpha": 0.0, "loss": "kl", "view_pool": 0, "mixup": 0.0}
     recipe = check_recipe(values, where=f"the control of {path}")
     assert recipe.distil.train is not None and steps_for(recipe.distil.train, samples) == steps
     return recipe
