@@ -91,6 +91,16 @@ def test_a_stopped_control_goes_on_to_the_same_bits(controlled, finished_runs, t
     assert all(tensor.equal(resumed[key]) for key, tensor in whole.items())
 
 
+def test_a_control_goes_on_from_another_working_directory(controlled, tmp_path, monkeypatch):
+    run_facts = controlled / "control-with-teacher/run.json"
+    before = json.loads(run_facts.read_text())["recipe"]
+    monkeypatch.chdir(tmp_path)
+    assert control(controlled, with_teacher=True) == controlled / "control-with-teacher"
+    after = json.loads(run_facts.read_text())["recipe"]
+    assert before.pop("student") != after.pop("student") and before.pop("teacher") != after.pop("teacher")
+    assert before == after
+
+
 def test_a_control_of_a_run_that_has_not_read_the_test_does_not_either(finished_runs, tmp_path):
     path = tmp_path / "a"
     shutil.copytree(finished_runs / "a", path)

@@ -38,6 +38,7 @@ def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None
     recipe = control_recipe(path, with_teacher)
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / "test.json").is_file()
+    _call_places_anew(folder, recipe)
     run(recipe, folder, watcher, until="report" if read else "export")
     if read:
         run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher)
@@ -85,6 +86,18 @@ def _taught(teacher: dict[str, Any], path: Path) -> dict[str, Any]:
     if teacher.get("outputs") is not None:
         return teacher
     return {**teacher, "weights": _from_here(path / "teach.safetensors"), "train": None}
+
+
+def _call_places_anew(folder: Path, recipe: Recipe) -> None:
+    """Write down what the run's artifact and teacher are called from here: a control goes on from any working directory."""
+    if not (folder / "run.json").is_file():
+        return
+    with RunFolder(folder) as own:
+        facts = own.read_json("run.json")
+        facts["recipe"]["student"]["shape"] = recipe.student.shape
+        if facts["recipe"]["teacher"] is not None and recipe.teacher is not None:
+            facts["recipe"]["teacher"]["weights"] = recipe.teacher.weights
+        own.write_json("run.json", facts)
 
 
 def _from_here(path: Path) -> str:
