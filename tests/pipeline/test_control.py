@@ -12,6 +12,7 @@ from attar.artifact.shape import shaped
 from attar.models import build
 from attar.pipeline import Interrupted, stage_loop
 from attar.pipeline.control import control, control_recipe
+from attar.train import steps_for
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,39 @@ def test_a_loss_of_ones_own_is_for_the_teacher_alone(finished_runs, tmp_path):
     path = with_recipe(finished_runs / "a", tmp_path / "a", lambda recipe: recipe["distil"].update(loss="mine:loss"))
     assert control_recipe(path, with_teacher=True).distil.loss == "mine:loss"
     assert control_recipe(path, with_teacher=False).distil.loss == "kl"
+
+
+def test_a_student_that_was_only_fine_tuned_has_a_control_that_learns_as_fresh_weights_do(finished_runs, tmp_path):
+    def compressed(recipe):
+        recipe["prune"]["final"] |= {"learning_rate": 0.01, "batch": 64, "warmup": 0.0}
+        recipe["distil"]["train"], recipe["student"]["weights"] = None, "trained.safetensors"
+
+    path = with_recipe(finished_runs / "a", tmp_path / "a", compressed)
+    train = control_recipe(path, with_teacher=True).distil.train
+    assert (train.learning_rate, train.batch, train.ema) == (0.05, 64, 0.99)
+    assert train.warmup == pytest.approx(train.epochs / 10, rel=0.05)
+    usual = control_recipe(finished_runs / "a", with_teacher=True).distil.train
+    assert (
+        usual.learning_rate
+        == json.loads((finished_runs / "a/run.json").read_text())["recipe"]["distil"]["train"]["learning_rate"]
+    )
+
+
+def test_the_training_of_a_control_can_be_chosen_and_nothing_else(finished_runs):
+    path = finished_runs / "a"
+    usual = control_recipe(path, True).distil.train
+    train = control_recipe(path, True, ["distil.train.learning_rate=0.03", "distil.train.batch=32"]).distil.train
+    assert (train.learning_rate, train.batch) == (0.03, 32)
+    samples = json.loads((path / "run.json").read_text())["split"]["train"]
+    seen = [steps_for(each, samples) * each.batch for each in (usual, train)]
+    assert abs(seen[0] - seen[1]) <= 64
+    for override, expected in (
+        ("distil.temperature=2", "distil.train.KEY=VALUE"),
+        ("distil.train.epochs=3", "epochs excepted"),
+        ("distil.train.learning_rat=3", "did you mean 'learning_rate'"),
+    ):
+        said = attar("control", path, override)
+        assert said.exit_code == 2 and expected in said.output
 
 
 def test_a_final_shape_is_not_pruned_again(finished_runs):

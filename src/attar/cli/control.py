@@ -13,6 +13,12 @@ from attar.cli.app import app, explained, under_way
 @app.command()
 def control(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Its training, where it shall be another: distil.train.learning_rate=0.1."
+        ),
+    ] = None,
     without_teacher: Annotated[
         bool, typer.Option("--without-teacher", help="Learn from labels alone, instead of from the run's teacher.")
     ] = False,
@@ -23,7 +29,7 @@ def control(
         from attar.pipeline.control import control as run_control
 
         with under_way(run), shower() as watcher:
-            folder = run_control(run, not without_teacher, watcher)
+            folder = run_control(run, not without_teacher, watcher, overrides or ())
         print(f"\ncontrol: {folder}")
         if (run / "test.json").is_file():
             print(f"report:  {run / 'artifact' / 'report.md'}")

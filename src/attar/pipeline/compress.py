@@ -14,6 +14,8 @@ from attar.recipe import Budget, Recipe, RecipeError, check_recipe
 from attar.recipe.types import Network
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+WARMUP = 0.1
+"""Share of a fresh network's epochs in which its rate rises."""
 PRUNING_SHARE, STEPS = 0.4, 10
 """Share of the epochs that go to the steps of pruning, the rest to the last fine-tuning; and how many steps."""
 
@@ -52,9 +54,10 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
     epochs = wish.epochs or float(round(min(60.0, max(4.0, 20 * math.sqrt(50_000 / images)))))
     teacher = {"model": wish.teacher, "arguments": wish.teacher_arguments, "weights": wish.weights}
     student = teacher if wish.student is None else {"model": wish.student, "arguments": wish.student_arguments}
-    train = _training(_by_sgd(student, data), wish.student is not None, images)
+    batch = 128 if images >= 5000 else 64 if images >= 500 else 16
+    train = training(_by_sgd(student, data), wish.student is not None, batch)
     share = epochs / 2 if wish.student is not None and wish.budget is not None else epochs
-    distil = {} if wish.student is None else {"train": {**train, "epochs": share, "warmup": share / 10}}
+    distil = {} if wish.student is None else {"train": {**train, "epochs": share, "warmup": share * WARMUP}}
     values: dict[str, Any] = {
         "name": f"{wish.student or wish.teacher}-compressed".replace(":", "-"),
         "data": {**wish.data, "held_out": held_out},
@@ -85,9 +88,8 @@ def _by_sgd(network: dict[str, Any], data: ImageData) -> bool:
     return any(isinstance(module, NORMS) for module in model.modules())
 
 
-def _training(by_sgd: bool, fresh: bool, images: int) -> dict[str, Any]:
-    """Optimiser, rates and batch; a network that is trained already takes smaller steps."""
-    batch = 128 if images >= 5000 else 64 if images >= 500 else 16
+def training(by_sgd: bool, fresh: bool, batch: int) -> dict[str, Any]:
+    """Optimiser and rates for a batch of that size; a network that is trained already takes smaller steps than a fresh one."""
     scale = batch / 128
     if by_sgd:
         return {"batch": batch, "learning_rate": (0.1 if fresh else 0.04) * scale, "ema": 0.99}

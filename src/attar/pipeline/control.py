@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.pipeline.compress import WARMUP, training
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import run
 from attar.pipeline.watch import Watcher
-from attar.recipe import Recipe, check_recipe
+from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe
 from attar.train import steps_for
 
 
-def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None = None) -> Path:
+def control(
+    path: str | Path, with_teacher: bool = True, watcher: Watcher | None = None, overrides: Sequence[str] = ()
+) -> Path:
     """Run the control of a finished run, in a folder within the run's; resumable as any run.
 
     The run's report is written again, with its controls. Where the run's test images are not read yet, the control's are not
@@ -25,17 +29,19 @@ def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None
         path: the run's folder.
         with_teacher: distil from the run's teacher; else learn from labels alone.
         watcher: told about progress.
+        overrides: `distil.train.KEY=VALUE`, where the control is to be trained otherwise than by default.
 
     Returns:
         The control's folder.
 
     Raises:
         RunError: the folder holds no finished run, or one that has no such control.
+        RecipeError: an override is none of its training.
         Interrupted, Diverged: as `attar.run`.
     """
     refuse_ranks("attar control")
     path = Path(path)
-    recipe = control_recipe(path, with_teacher)
+    recipe = control_recipe(path, with_teacher, overrides)
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / "test.json").is_file()
     _call_places_anew(folder, recipe)
@@ -45,11 +51,11 @@ def control(path: str | Path, with_teacher: bool = True, watcher: Watcher | None
     return folder
 
 
-def control_recipe(path: Path, with_teacher: bool) -> Recipe:
+def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a run's control: that of its distillation, with the final shape and a schedule of all its images.
 
     Raises:
-        RunError: as `control`.
+        RunError, RecipeError: as `control`.
     """
     folder = RunFolder(path)
     if not (path / "run.json").is_file():
@@ -64,21 +70,45 @@ def control_recipe(path: Path, with_teacher: bool) -> Recipe:
         raise RunError(f"{path} pruned nothing: it is its own control with the teacher; there is --without-teacher")
     samples = facts["split"]["train"]
     seen = sum(folder.result(stage)[1]["images"] for stage in ("distil", "prune") if folder.finished(stage))
-    train = values["distil"]["train"] or values["prune"]["final"] or values["prune"]["train"]
-    steps = round(seen / min(train["batch"], samples))
+    train = values["distil"]["train"] or _fresh(values["prune"]["final"] or values["prune"]["train"], seen / samples)
     values |= {
         "name": f"{values['name']}-{WITH if with_teacher else WITHOUT}",
         "student": {**values["student"], "weights": None, "shape": _from_here(path / "artifact")},
-        "distil": {**values["distil"], "train": {**train, "epochs": steps / max(1, samples // train["batch"])}},
+        "distil": {**values["distil"], "train": _stretched(train, seen, samples)},
         "prune": None,
         "export": {"onnx": False, "pt2": False, "int8": False},
         "teacher": _taught(values["teacher"], path) if with_teacher else None,
     }
     if not with_teacher:
         values["distil"] |= {"alpha": 0.0, "loss": "kl", "view_pool": 0, "mixup": 0.0}
-    recipe = check_recipe(values, where=f"the control of {path}")
-    assert recipe.distil.train is not None and steps_for(recipe.distil.train, samples) == steps
-    return recipe
+    _check_overrides(overrides)
+    values = changed(check_recipe(values, where=f"the control of {path}"), overrides).model_dump(mode="json")
+    values["distil"]["train"] = _stretched(values["distil"]["train"], seen, samples)  # the batch may be another
+    return check_recipe(values, where=f"the control of {path}")
+
+
+def _stretched(train: dict[str, Any], seen: int, samples: int) -> dict[str, Any]:
+    """The training with as many epochs as show `seen` images, up to one batch."""
+    steps = round(seen / min(train["batch"], samples))
+    stretched = {**train, "epochs": steps / max(1, samples // train["batch"])}
+    assert steps_for(Training(**stretched), samples) == steps
+    return stretched
+
+
+def _fresh(fine_tuning: dict[str, Any], epochs: float) -> dict[str, Any]:
+    """The training of a student that was only fine-tuned, at the rates and with the warm-up that fresh weights need."""
+    rates = training(fine_tuning["optimiser"] == "sgd", fresh=True, batch=fine_tuning["batch"])
+    return {**fine_tuning, **rates, "final_learning_rate": 0.0, "warmup": WARMUP * epochs}
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if not key.startswith("distil.train.") or key == "distil.train.epochs":
+            raise RecipeError(
+                f"{override!r}: a control is its run but for pruning, teacher and training, and sees as many images; give it "
+                "distil.train.KEY=VALUE, epochs excepted"
+            )
 
 
 def _taught(teacher: dict[str, Any], path: Path) -> dict[str, Any]:
