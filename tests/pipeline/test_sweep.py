@@ -9,6 +9,7 @@ from test_record import results
 
 from attar.pipeline import stage_loop
 from attar.pipeline.grid import grid, point_name, values_of
+from attar.pipeline.outcome import read_outcome
 from attar.recipe import RecipeError
 
 SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
@@ -176,6 +177,23 @@ def test_a_sweep_that_broke_down_everywhere_has_no_record(tmp_path):
     assert said.exit_code == 2
     assert "broke down" in said.output
     assert not (tmp_path / "records").exists()
+
+
+def test_another_grid_in_the_same_folder_leaves_the_points_before_it(tmp_path):
+    out = tmp_path / "sweep"
+    broken = sweep(out, "distil.train.learning_rate=1e6")
+    assert broken.exit_code == 1
+    (out / "only").rename(out / "before")  # as a point of another grid
+    table = json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(json.dumps({**table, "points": {"before": table["points"]["only"], "gone": {}}}))
+    said = sweep(out, "distil.alpha=0.9")
+    assert said.exit_code == 0, said.output
+    assert "broke down" not in said.output
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    assert list(points) == ["before", "only"]
+    assert "error" in points["before"] and points["only"]["done"]
+    held_out = read_outcome(out / "only", held_out=True)
+    assert f"only: {held_out.accuracy:.2%} [" in said.output and f"run: {out / 'only'}" in said.output
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path):

@@ -44,6 +44,10 @@ def sweep(
             swept = run_sweep(points, folder, watcher)
         if swept.comparison is not None:
             print(f"\n{comparison_markdown(swept.comparison)}\nwritten: {swept.page}")
+        if swept.single is not None:
+            one, (low, high) = swept.single, swept.single.interval
+            print(f"\n{one.name}: {one.accuracy:.2%} [{low:.2%}, {high:.2%}] of {one.images}")
+            print(f"run: {folder / one.name}")
         for name, why in swept.failed.items():
             print(f"broke down: {name}: {why}")
         if not swept.done:

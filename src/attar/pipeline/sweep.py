@@ -14,13 +14,14 @@ from typing import Any
 
 from attar.pipeline.folder import RunError, RunFolder, with_defaults
 from attar.pipeline.grid import Point
-from attar.pipeline.outcome import compare_runs, held_out_images, write_comparison
+from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, prepare, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.prune import ProofError
 from attar.recipe import Recipe, RecipeError, difference
 from attar.report import Comparison
+from attar.report.compare import Outcome
 from attar.train import Diverged, NotFinite, write_atomically
 
 SHARED = ("seed", "data", "augment", "teacher", "compute")
@@ -37,6 +38,8 @@ class Swept:
     comparison: Comparison | None
     """Of the points that are done; None for fewer than two."""
     page: Path | None
+    single: Outcome | None = None
+    """On held-out images, of the point that is done, where it is but one."""
 
 
 def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = None) -> Swept:
@@ -56,7 +59,7 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
     """
     refuse_ranks("attar sweep")
     out, watcher = Path(out), watcher or Silent()
-    failed = {name: why for name, why in _failures(out).items() if (out / name).is_dir()}
+    failed = {name: point["error"] for name, point in _recorded(out).items() if "error" in point}
     _check(points, out, failed, watcher)
     out.mkdir(parents=True, exist_ok=True)
     for number, point in enumerate(points, 1):
@@ -77,8 +80,10 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         _record(out, points, failed)
     _record(out, points, failed)
     done = tuple(point.name for point in points if point.name not in failed)
+    failed = {point.name: failed[point.name] for point in points if point.name in failed}
     if len(done) < 2:
-        return Swept(done, failed, None, None)
+        single = read_outcome(out / done[0], held_out=True) if done else None
+        return Swept(done, failed, None, None, single)
     comparison = compare_runs([out / name for name in done], held_out=True)
     return Swept(done, failed, comparison, write_comparison(comparison, out))
 
@@ -133,18 +138,19 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
         raise RecipeError(f"points that hold out different images cannot be compared; sweep them apart:\n  {listed}")
 
 
-def _failures(out: Path) -> dict[str, str]:
+def _recorded(out: Path) -> dict[str, Any]:
+    """The points of sweep.json whose folders are there, those of other grids too."""
     file = out / "sweep.json"
-    if not file.is_file():
-        return {}
-    return {name: point["error"] for name, point in json.loads(file.read_text())["points"].items() if "error" in point}
+    table = json.loads(file.read_text())["points"] if file.is_file() else {}
+    return {name: point for name, point in table.items() if (out / name).is_dir()}
 
 
 def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
-    """Write sweep.json: every point, what it overrides, and what became of it."""
+    """Write sweep.json: every point, what it overrides, and what became of it; points of other grids stay."""
+    overrides = {name: point["overrides"] for name, point in _recorded(out).items()}
+    overrides |= {point.name: list(point.overrides) for point in points}
     table = {}
-    for point in points:
-        done = (out / point.name / "export.safetensors").is_file()
-        state = {"error": failed[point.name]} if point.name in failed else {"done": done}
-        table[point.name] = {"overrides": list(point.overrides), **state}
+    for name, own in overrides.items():
+        done = (out / name / "export.safetensors").is_file()
+        table[name] = {"overrides": own, **({"error": failed[name]} if name in failed else {"done": done})}
     write_atomically(out / "sweep.json", (json.dumps({"format": 1, "points": table}, indent=1) + "\n").encode())
