@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from attar.cli.app import app
 from attar.distil import kept_pools, pools_folder
-from attar.pipeline import run
+from attar.pipeline import Interrupted, filling, run
 from attar.recipe import RecipeError, load_recipe
+from attar.train import CheckpointError, Diverged
 
 RECIPE = """
 name = "pooled"
@@ -305,6 +306,26 @@ def test_an_incomplete_pool_is_not_exported(place, stored, tmp_path):
     assert "no view epoch 2" in said or "lacks" in said
     assert "no pool begins with 'nothing'" in refused("cache", "export", "nothing", tmp_path / "f.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Interrupted("stopped after step 3"), 130, "saved, the same command goes on"),
+        (Diverged("the loss is nan"), 1, "last good checkpoint"),
+        (CheckpointError("run/teach.safetensors is damaged"), 1, "is damaged"),
+    ],
+)
+def test_fill_and_export_end_as_a_run_does(place, tmp_path, monkeypatch, error, code, said):
+    def stopped(session):
+        raise error
+
+    monkeypatch.setattr(filling, "teach", stopped)
+    recipe, run_folder = (place / "pooled.toml", "--out", tmp_path / "run"), tmp_path / "run"
+    for command in (("fill", *recipe), ("export", run_folder, tmp_path / "f.safetensors")):
+        result = CliRunner().invoke(app, ["cache", *map(str, command)])
+        assert result.exit_code == code and said in result.output, (command, result.output)
+    assert "a folder that is there" in refused("cache", "export", run_folder, tmp_path / "nowhere" / "f.safetensors")
 
 
 def test_fill_needs_something_to_fill(place, tmp_path):

@@ -55,26 +55,18 @@ def fill(
     epochs: Annotated[int | None, typer.Option(min=1, help="View epochs. [default: distil.view_pool]")] = None,
 ) -> None:
     """Compute the teacher's outputs for a recipe's pool of views ahead of its run; teaches the teacher if need be."""
-    from attar.cli.app import FAILED, INTERRUPTED, explained
+    from attar.cli.app import explained, under_way
 
     with explained():
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())
         from attar.cli.show import shower
-        from attar.pipeline import Interrupted
         from attar.pipeline.filling import fill_pool
-        from attar.train import Diverged
 
-        try:
-            with shower() as watcher:
-                path = fill_pool(checked, out or Path("runs") / checked.name, watcher, epochs)
-        except Interrupted as stop:
-            typer.echo(f"attar: {stop}; saved, the same command goes on from here", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-        except Diverged as error:
-            typer.echo(f"attar: {error}", err=True)
-            raise typer.Exit(FAILED) from None
+        folder = out or Path("runs") / checked.name
+        with under_way(folder), shower() as watcher:
+            path = fill_pool(checked, folder, watcher, epochs)
         print(f"pool: {path}")
 
 
@@ -114,13 +106,13 @@ def export(
     ] = False,
 ) -> None:
     """Write a pool as one file that stands in for the teacher: `[teacher] outputs = "FILE"` in a recipe."""
-    from attar.cli.app import explained
+    from attar.cli.app import explained, under_way
 
     with explained():
         from attar.cli.show import shower
         from attar.distil.store import megabytes
         from attar.pipeline.filling import export_outputs
 
-        with shower() as watcher:
+        with under_way(Path(source)), shower() as watcher:
             made = export_outputs(source, file, epochs, one_byte, test, watcher)
         print(f"{file}: {made['epochs']} view epochs of {made['samples']:,} images, {megabytes(made['bytes'])}")

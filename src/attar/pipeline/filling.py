@@ -67,10 +67,12 @@ def export_outputs(
         `bytes` of the file, `epochs`, and `samples`.
 
     Raises:
-        ValueError: no such pool or run, an incomplete pool, or `test` where there is but a pool.
+        ValueError: no such pool or run, an incomplete pool, `test` where there is but a pool, or nowhere to write to.
         OSError: the file cannot be written.
     """
     refuse_ranks("attar cache export")
+    if not Path(file).parent.is_dir() or Path(file).is_dir():
+        raise ValueError(f"{file} cannot be written: name a file in a folder that is there")
     watcher = watcher or Silent()
     on_test = None
     if (Path(source) / "run.json").is_file():
