@@ -149,6 +149,21 @@ def test_a_disk_that_fills_up_is_told_and_the_run_goes_on_later(tmp_path, monkey
     assert attar("run", DIGITS, *TINY, "--out", out).exit_code == 0
 
 
+def test_only_what_keeps_checkpoints_says_that_it_goes_on(done, tmp_path, monkeypatch):
+    from attar import artifact
+    from attar.pipeline import teaching
+
+    def stopped(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifact, "open_runner", stopped)
+    said = attar("eval", done[0] / "artifact")
+    assert said.exit_code == 130 and said.stderr == "attar: interrupted\n"
+    monkeypatch.setattr(teaching.StageLoop, "fit", stopped)
+    said = attar("run", DIGITS, *TINY, "--out", tmp_path / "run")
+    assert said.exit_code == 130 and "goes on from the last checkpoint" in said.stderr
+
+
 def test_divergence_ends_with_exit_code_1(tmp_path):
     result = attar("run", DIGITS, *TINY, "teacher.train.learning_rate=1e6", "--out", tmp_path / "run")
     assert result.exit_code == 1

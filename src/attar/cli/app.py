@@ -48,7 +48,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
+        _stop("interrupted", INTERRUPTED)
     except ValueError as error:  # recipes, data, run folders, artifacts, budgets: each names cause, value and way out
         _stop(str(error), WRONG_INPUT)
     except BrokenPipeError:
@@ -69,6 +69,8 @@ def under_way(folder: Path) -> Iterator[None]:
         yield
     except Interrupted as stop:
         _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED, said=Ranks.here().first)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
     except (Diverged, CheckpointError, ProofError) as error:  # all ranks at once
         _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED, said=Ranks.here().first)
     except RankError as error:
