@@ -17,6 +17,7 @@ from attar.pipeline.int8 import calibration, mend_int8
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.reading import FILE, accuracy_facts, read_test
 from attar.pipeline.session import Session
+from attar.prune import measure_latency
 from attar.report import (
     confusion_facts,
     frontier_plot,
@@ -49,6 +50,7 @@ def export(session: Session) -> None:
         budget=budget_limits(session),
     )
     tensors, numbers = _held_out(session)
+    numbers |= _latency(session)
     views = add_views(
         session.folder.artifact,
         wanted_views(recipe.export),
@@ -72,6 +74,16 @@ def _held_out(session: Session) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     return {"labels": labels.clone(), "predictions": found.predictions}, {
         "held_out": accuracy_facts(found.correct, found.images)
     }
+
+
+def _latency(session: Session) -> dict[str, Any]:
+    """What the saved artifact takes on the CPU, where seconds are limited; told with the report, held or not."""
+    settings = session.recipe.prune
+    if settings is None or settings.budget.latency is None:
+        return {}
+    model = artifact.load(session.folder.artifact, allow=session.own_builder)
+    found = asdict(measure_latency(model, session.example, settings.budget.batch, settings.budget.threads))
+    return {"latency": {**found, "held": found["seconds"] <= budget_limits(session)["latency"]}}
 
 
 def report(session: Session) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def gather(session: Session) -> dict[str, Any]:
     test = read_test(session, model)
     record = folder.read_json("run.json")
     frontier = folder.result("prune")[1]["frontier"] if recipe.prune is not None else []
+    exported = folder.result("export")[1]
     return {
         "format": 1,
         "name": recipe.name,
@@ -116,6 +129,7 @@ def gather(session: Session) -> dict[str, Any]:
         "confusion": confusion_facts(test["predictions"], session.data.class_names),
         "mistakes": mistake_facts(test["predictions"], test.get("confidence")),
         "budget": description.budget,
+        **({"budget_latency": exported["latency"]} if "latency" in exported else {}),
         "cost": {
             "before": frontier[0]["cost"] if frontier else description.counts,
             "after": description.counts,
@@ -143,7 +157,7 @@ def gather(session: Session) -> dict[str, Any]:
             for stage in ("teach", "distil", "prune")
             if folder.finished(stage) and "peak_memory" in folder.result(stage)[1]
         },
-        "views": judged(folder.result("export")[1].get("views", []), test.get("views", {})),
+        "views": judged(exported.get("views", []), test.get("views", {})),
         "controls": control_facts(folder.path, test),
         "layers": summary(model, session.data.image_shape).to_dict(),
         "summary": str(summary(model, session.data.image_shape)),
@@ -163,12 +177,11 @@ def _against_teacher(predictions: dict[str, list[int]]) -> dict[str, Any] | None
 
 
 def budget_limits(session: Session) -> dict[str, float]:
-    """The budget's limits as absolute figures."""
-    settings = session.recipe.prune
-    if settings is None:
+    """The budget's limits as absolute figures: those of the last cut."""
+    if session.recipe.prune is None:
         return {}
-    start = session.folder.result("prune")[1]["frontier"][0]["cost"]
-    return settings.budget.resolve(start)
+    limits: dict[str, float] = session.folder.result("prune")[1]["frontier"][-1]["limits"]
+    return limits
 
 
 def _surgery(session: Session) -> dict[str, Any] | None:

@@ -63,9 +63,11 @@ def prune(session: Session) -> None:
     assert settings is not None
     weights, distilled = session.folder.result("distil")
     pruner = make_pruner(session)
-    whole = session.ranks.tell_plain(lambda: _whole_cost(pruner, settings.budget))
-    limits = settings.budget.schedule(whole, settings.steps, settings.schedule)
     resumed = session.folder.resume("prune")
+    whole = resumed[1].get("whole") if resumed is not None else None  # shares are of what it took when pruning began
+    if whole is None:
+        whole = session.ranks.tell_plain(lambda: _whole_cost(pruner, settings.budget))
+    limits = settings.budget.schedule(whole, settings.steps, settings.schedule)
     if resumed is None:
         session.folder.begin("prune", "distil")
         pruner.model.load_state_dict(weights)
@@ -88,8 +90,8 @@ def prune(session: Session) -> None:
     for step in range(first, settings.steps + 1):
         if pending is None:
             before = frontier[-1]["held_out"] if frontier else None
-            pending = _cut(loop, pruner, limits[step - 1], step, context(), before)
-        loop.numbers = {"step": step, "frontier": frontier, "pending": pending}
+            pending = _cut(loop, pruner, settings.budget, limits[step - 1], step, context(), before)
+        loop.numbers = {"step": step, "frontier": frontier, "pending": pending, "whole": whole}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
         loop.save()
         label = f"step {step}/{settings.steps}"
@@ -130,6 +132,7 @@ def surgery_record(session: Session) -> dict[str, Any]:
 def _cut(
     loop: StageLoop,
     pruner: Pruner,
+    budget: Budget,
     limits: dict[str, float],
     step: int,
     context: Context | None,
@@ -138,15 +141,18 @@ def _cut(
     """One cut, planned by the first rank, proved by the engine; moments and moving average follow.
 
     Args:
+        budget: says how latency is measured: of which batch, with how many threads, on the CPU.
+        limits: absolute, after this step.
         before: held-out accuracy so far, which stands where nothing goes.
 
     Returns what the frontier keeps of it.
     """
     ranks = loop.session.ranks
-    # Captured on the CPU, the network is scored, cut and proved there; the state brings it back.
+    # Captured on the CPU, the network is scored, cut, timed and proved there; the state brings it back.
     pruner.model.to("cpu")
     context = context and context.on_cpu()
-    plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(limits, context).items()}, None))
+    wanted = Budget(**limits, batch=budget.batch, threads=budget.threads)
+    plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(wanted, context).items()}, None))
     cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     removed = sum(old - new for old, new in cut.widths.values())

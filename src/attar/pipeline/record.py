@@ -13,8 +13,9 @@ from attar.pipeline.folder import RunError, RunFolder
 from attar.train import write_atomically
 
 FACTS = (
-    "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "cost", "test", "test_read",
-    "latency", "held_out", "images_seen", "seconds", "peak_memory", "frontier", "controls", "views", "teacher_outputs", "starts",
+    "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "budget_latency", "cost", "test",
+    "test_read", "latency", "held_out", "images_seen", "seconds", "peak_memory", "frontier", "controls", "views",
+    "teacher_outputs", "starts",
 )  # fmt: skip
 """What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
 SWEEP = "sweep.json"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from attar.report.controls import verdict
+from attar.report.costs import budget_figure, budget_lines
 from attar.report.markdown import interval, percent, table
 
 Facts = dict[str, Any]
@@ -59,7 +60,7 @@ def model_card(facts: Facts, record: Facts, where: str) -> str:
 
 def budget_text(budget: dict[str, float]) -> str:
     """`params <= 100,000`."""
-    return ", ".join(f"{kind} <= {limit:,}" for kind, limit in budget.items()) or "none"
+    return ", ".join(f"{kind} <= {budget_figure(kind, limit)}" for kind, limit in budget.items()) or "none"
 
 
 def _intro(facts: Facts, record: Facts) -> str:
@@ -74,8 +75,9 @@ def _intro(facts: Facts, record: Facts) -> str:
 
 def _figures(facts: Facts, record: Facts) -> str:
     counts, cost, test = facts["counts"], record["cost"], facts["test"]
+    broken = [f"{line.kind} {line.verdict}" for line in budget_lines(record) if line.verdict != "held"]
     rows = [
-        ["budget", f"{budget_text(facts['budget'])}: held"],
+        ["budget", f"{budget_text(facts['budget'])}: {', '.join(broken) or 'held'}"],
         ["parameters", f"{counts['params']:,}" + _of(cost, "params")],
         ["MACs of one image", f"{counts['macs']:,}" + _of(cost, "macs")],
         ["bytes of the file", f"{facts['bytes']:,}"],

@@ -1,4 +1,4 @@
-"""What the network costs beside its teacher and itself before pruning: counts, and the time for one image."""
+"""What the network costs beside its budget, its teacher and itself before pruning: counts, and seconds."""
 
 from __future__ import annotations
 
@@ -52,6 +52,42 @@ def cost_lines(facts: dict[str, Any]) -> Iterator[CostLine]:
         if known.get("after"):
             before = known.get("before") if pruned else None
             yield CostLine(name, " ms" if kind == "latency" else "", known.get("teacher"), before, known["after"])
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    """One limit of the budget."""
+
+    kind: str
+    limit: float
+    used: float | None
+    """None for a latency that was not measured."""
+    how: str = ""
+    """`a batch of 8, 1 thread`: how a latency was measured."""
+
+    @property
+    def verdict(self) -> str:
+        """`held`, `MISSED` or `not measured`."""
+        return "not measured" if self.used is None else "held" if self.used <= self.limit else "MISSED"
+
+
+def budget_lines(facts: dict[str, Any]) -> Iterator[BudgetLine]:
+    """A line for each limit of the budget."""
+    for kind, limit in facts["budget"].items():
+        if kind != "latency":
+            yield BudgetLine(kind, limit, facts["cost"]["after"].get(kind))
+        elif measured := facts.get("budget_latency"):
+            threads = f"{measured['threads']} thread{'s' if measured['threads'] > 1 else ''}"
+            yield BudgetLine(kind, limit, measured["seconds"], f"a batch of {measured['batch']}, {threads}")
+        else:
+            yield BudgetLine(kind, limit, None)
+
+
+def budget_figure(kind: str, value: float | None) -> str:
+    """A limit or what is used of it: `99,603`, `0.00512 s`, or `-` where it is not known."""
+    if value is None:
+        return "-"
+    return f"{value:.4g} s" if kind == "latency" else f"{value:,}"
 
 
 def shown(ratio: float) -> str:

@@ -7,12 +7,11 @@ from typing import Any
 
 from attar.report.controls import against_teacher
 from attar.report.controls import verdict as sentence
-from attar.report.costs import COSTS, cost_lines
+from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines
 from attar.report.markdown import interval, percent
 from attar.report.markup import Child, Markup, element, join, section, table
 
 Facts = dict[str, Any]
-LIMITS = {**COSTS, "latency": "seconds for one image"}
 
 
 def verdict(facts: Facts) -> Markup:
@@ -47,19 +46,17 @@ def verdict(facts: Facts) -> Markup:
 
 def budgets(facts: Facts) -> list[Markup]:
     """A card for each limit: held or missed, and how full it is."""
-    after = facts["cost"]["after"]
     cards = []
-    for kind, limit in facts["budget"].items():
-        used = after.get(kind)
-        held = used is None or used <= limit
-        word = "not measured" if used is None else "held" if held else "MISSED"
-        share = 0 if used is None else min(1.0, used / limit) if limit else 1.0
+    for line in budget_lines(facts):
+        name = f"seconds for {line.how or 'a batch'}" if line.kind == "latency" else COSTS[line.kind]
+        share = min(1.0, (line.used or 0) / line.limit)
+        used, limit = (budget_figure(line.kind, value) for value in (line.used, line.limit))
         cards.append(
             element(
                 "div",
-                element("small", f"Budget: {LIMITS.get(kind, kind)}"),
-                element("strong", word, class_="good" if held else "bad"),
-                element("span", f"{number(used)} of {number(limit)}"),
+                element("small", f"Budget: {name}"),
+                element("strong", line.verdict, class_="bad" if line.verdict == "MISSED" else "good"),
+                element("span", f"{used} of {limit}"),
                 element("i", element("i", style=f"width:{100 * share:.2f}%"), class_="meter"),
                 class_="card",
             )

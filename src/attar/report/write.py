@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from attar.report.controls import against_teacher, controls_section
-from attar.report.costs import cost_lines
+from attar.report.costs import budget_figure, budget_lines, cost_lines
 from attar.report.markdown import interval, percent, table, teacher_name
 from attar.report.views import views_section
 
@@ -58,10 +58,10 @@ def verdict_line(facts: Facts) -> str:
 
 def _verdict(facts: Facts) -> str:
     lines = ["## Verdict", "", f"**{verdict_line(facts)}.**", ""]
-    after = facts["cost"]["after"]
-    for kind, limit in facts["budget"].items():
-        held = "held" if after[kind] <= limit else "MISSED"
-        lines.append(f"- Budget {kind} <= {limit:,}: **{held}** with {after[kind]:,}.")
+    for line in budget_lines(facts):
+        limit, used = (budget_figure(line.kind, value) for value in (line.limit, line.used))
+        how = f" ({line.how})" if line.how else ""
+        lines.append(f"- Budget {line.kind} <= {limit}: **{line.verdict}** with {used}{how}.")
     worst = max((point["proof"] for point in facts["frontier"] if "proof" in point), default=None)
     if worst is not None:
         lines.append(f"- Every cut proved equal to the masked network; largest relative error {worst:.1e} (float64).")
