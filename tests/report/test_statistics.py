@@ -18,8 +18,18 @@ def test_mcnemar_is_the_binomial_test_of_the_discordant_images(b, c):
     test = mcnemar(*paired(40, b, c, 3))
     assert (test.first_only, test.second_only) == (b, c)
     assert test.exact == pytest.approx(binomtest(b, b + c).pvalue, rel=1e-9)
-    mid = test.exact - binom.pmf(b, b + c, 0.5) if b != c else 1 - binom.pmf(b, b + c, 0.5)
-    assert test.mid == pytest.approx(mid, rel=1e-9)
+    likely = [binom.pmf(k, b + c, 0.5) for k in (b, c)]
+    sides = likely[0] if b == c else sum(likely)  # an even split has one side
+    assert test.mid == pytest.approx(binomtest(b, b + c).pvalue - sides / 2, rel=1e-9)
+
+
+def test_the_mid_p_of_an_even_split():
+    """As `McNemar_midP_test_paired_2x2` of the R package contingencytables, of the same authors."""
+    assert mcnemar(*paired(3, 1, 1, 2)).mid == pytest.approx(0.75)
+    assert mcnemar(*paired(3, 2, 2, 2)).mid == pytest.approx(0.8125)
+    for n in (1, 2, 7, 8):  # what makes it mid-p: where nothing differs it is a half in the mean, whatever n is
+        mean = sum(binom.pmf(b, n, 0.5) * mcnemar(*paired(0, b, n - b, 0)).mid for b in range(n + 1))
+        assert mean == pytest.approx(0.5)
 
 
 def test_mcnemar_gives_fagerlands_figures():

@@ -41,7 +41,7 @@ class McNemar:
     exact: float
     """Two-sided p of the exact conditional test: the binomial probability of a split at least this uneven."""
     mid: float
-    """The same with half the probability of the split itself (mid-p): less conservative (Fagerland et al. 2013)."""
+    """The same with half the probability of splits as uneven as this (mid-p): less conservative (Fagerland et al. 2013)."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
@@ -63,7 +63,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> McNemar:
     at = _binomial_half(n, few)
     tail = math.fsum(_binomial_half(n, k) for k in range(few + 1))
     exact = min(1.0, 2 * tail)
-    mid = 1 - at if b == c else 2 * tail - at
+    mid = exact - (at / 2 if b == c else at)  # of an uneven split the other way round is as likely
     return McNemar(b, c, exact, mid)
 
 
