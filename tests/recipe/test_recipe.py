@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attar.recipe import RecipeError, check_recipe, difference, load_recipe
+from attar.recipe import RecipeError, check_recipe, difference, load_recipe, recipe_toml
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -144,6 +144,14 @@ def test_plain_dictionaries_are_checked_too():
 def test_a_recipe_is_read_again_from_what_a_run_writes_of_it(path):
     recipe = load_recipe(path)
     assert check_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_teacher_with_members_is_read_again_from_toml(tmp_path, whole):
+    members = 'members = [{ model = "resnet20", weights = "a.pt" }, { model = "cnn5", train = { epochs = 1 } }]'
+    recipe = load(tmp_path, GOOD.replace('model = "resnet20"\n[teacher.train]\nepochs = 1', members))
+    assert len(recipe.teacher.members) == 2
+    assert load(tmp_path, recipe_toml(recipe, whole=whole)) == recipe
 
 
 def test_recipes_and_help_do_without_torch():

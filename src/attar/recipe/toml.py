@@ -36,7 +36,8 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
+        given = [f"{_key(key)} = {_value(inner)}" for key, inner in value.items() if inner is not None]
+        return "{ " + ", ".join(given) + " }"
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False)
