@@ -19,6 +19,7 @@ ORIGINAL = {"params": 272_186, "macs": 31_021_952, "bytes": 1_088_744, "latency"
         ("100k", "params", 100_000),
         ("1.5M", "macs", 1_500_000),
         ("1_000", "bytes", 1000),
+        ("1,234,000.5", "macs", 1_234_000),
         ("25%", "params", 68_046),  # 68,046.5 rounded down
         ("33.3%", "bytes", 362_551),  # in exact arithmetic, not in floating point
         ("100%", "macs", 31_021_952),
@@ -42,6 +43,9 @@ def test_limits_become_figures(given, kind, limit):
         ({"params": True}, "no limit"),
         ({"params": [1]}, "no limit"),
         ({"params": "many"}, "cannot be read"),
+        ({"params": "1,5M"}, "cannot be read: .* '1.5M', thousands '1,500,000'"),
+        ({"latency": "0,500s"}, "cannot be read: .* '1.5M'"),
+        ({"params": "100,00"}, "cannot be read"),
         ({"params": "-10%"}, "cannot be read"),
         ({"params": "0%"}, "above 0%"),
         ({"params": "150%"}, "at most 100%"),

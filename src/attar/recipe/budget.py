@@ -14,7 +14,8 @@ KINDS = ("params", "macs", "bytes", "latency")
 Limit = int | float | str | None
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _TIME_UNITS = {"s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
-_NUMBER = re.compile(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+_WHOLE = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*"  # a comma in any other place may mean a point
+_NUMBER = re.compile(rf"\s*((?:{_WHOLE})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def _parse(kind: str, limit: object) -> tuple[Fraction, bool]:
 def _parse_text(kind: str, text: str, wanted: str) -> tuple[Fraction, bool]:
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise ValueError(f"{kind}={text!r} cannot be read: give {wanted}")
+        comma = "; decimals are written '1.5M', thousands '1,500,000'" if "," in text else ""
+        raise ValueError(f"{kind}={text!r} cannot be read: give {wanted}{comma}")
     value, unit = Fraction(match[1].replace(",", "").replace("_", "")), match[2]
     if unit == "%":
         if not 0 < value <= 100:
