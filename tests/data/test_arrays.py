@@ -138,6 +138,18 @@ def test_python_data_sets() -> None:
         ([pictures[0][0]], r"test item 0 must be \(image, label\)"),
         ([(tensors[0][0] - 0.5, 0)], "test item 0 are float32 from -0.5"),
         ([(small, "cat")], "test label 0 must be whole"),
+        ([pictures[0], (pictures[1][0], [0, 1, 0])], "test item 1 has 3 labels"),
+        ([(pictures[0][0], [])], "test item 0 has 0 labels"),
     ):
         with pytest.raises(DataError, match=complaint):
             from_dataset(pictures, bad)
+
+
+def test_pictures_of_python_data_sets_that_are_no_plain_numbers() -> None:
+    """A palette's indices are no colours, and bits are no greys."""
+    colour = Image.fromarray(arrays((9, 7, 3))["x_train"][0]).quantize(16)
+    bits = Image.fromarray(arrays()["x_train"][0]).convert("1")
+    for picture, plain in ((colour, colour.convert("RGB")), (bits, bits.convert("L"))):
+        data = from_dataset([(picture, 0), (picture, 1)], [(plain, 1)])
+        assert torch.equal(data.images[1], data.test_images[0])
+        assert data.image_shape[0] == len(plain.getbands())

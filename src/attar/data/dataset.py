@@ -11,6 +11,9 @@ from attar.data.cache import paced
 from attar.data.convert import Array, number_names, to_images, to_labels
 from attar.data.images import DataError, ImageData, Progress, image_data
 
+_PLAIN = {"P": "RGB", "PA": "RGB", "1": "L"}
+"""Modes of Pillow whose numbers are no brightness, and what they are turned into: palettes and bits."""
+
 
 class Dataset(Protocol):
     """What torch, torchvision and Hugging Face data sets have in common, items being (image, label)."""
@@ -60,15 +63,20 @@ def _read(data: Dataset, what: str, progress: Progress | None) -> tuple[Tensor, 
                 " resize them alike"
             )
         images[index] = image[0]
-        labels[index] = to_labels(np.asarray(item[1]).reshape(-1), f"{what} label {index}").item()
+        label = np.asarray(item[1]).reshape(-1)
+        if len(label) != 1:
+            raise DataError(f"{what} item {index} has {len(label)} labels; give one class number for each image")
+        labels[index] = to_labels(label, f"{what} label {index}").item()
         pace(f"reading {what} images: {index + 1} of {count}", (index + 1) / count)
     assert images is not None
     return images, torch.from_numpy(labels)
 
 
 def _array(image: Any) -> Array:
-    """Pillow's image or an array as it is; a tensor (C, H, W) with its channels last."""
+    """An array as it is; Pillow's image in grey or colours; a tensor (C, H, W) with its channels last."""
     if isinstance(image, Tensor):
         array = image.detach().cpu().numpy()
         return array.transpose(1, 2, 0) if array.ndim == 3 else array
+    if (mode := getattr(image, "mode", None)) in _PLAIN:
+        image = image.convert(_PLAIN[mode])
     return np.asarray(image)
