@@ -18,7 +18,7 @@ from typing import Any
 from results_plot import Shown, results_svg
 
 from attar.report import mcnemar, mean_sd, table, wilson_interval
-from attar.report.markdown import percent
+from attar.report.markdown import commits, percent
 
 RUN, TEACHER = "student", "teacher"
 CONTROLS = ("control with teacher", "control without teacher")
@@ -147,9 +147,9 @@ def ablation(sweep: Sweep) -> str:
         rows.append([name, percent(sum(own) / len(own)), ends(own), p, f"{point['params']:,}", f"{seen:,}"])
     heads = ["point", "held-out accuracy", "interval", "p against the best", "parameters", "images seen"]
     facts = next(point for point in sweep.points.values() if "recipe" in point)
-    commits = sorted({short(point["environment"]["commit"]) for point in sweep.points.values() if "recipe" in point})
+    made_by = sorted({short(c) for point in sweep.points.values() if "recipe" in point for c in commits(point)})
     where = (
-        f"{facts['machine']['device']} ({facts['machine']['precision']}), commit {', '.join(f'`{c}`' for c in commits)}"
+        f"{facts['machine']['device']} ({facts['machine']['precision']}), commit {', '.join(f'`{c}`' for c in made_by)}"
     )
     return f"### [{sweep.path.name}]({sweep.path.as_posix()})\n\n{where}.\n\n{table(heads, rows)}"
 
@@ -196,7 +196,7 @@ def seeds(records: list[Record]) -> str:
                 f"{seen:,}",
                 "-" if None in seconds else f"{sum(seconds) / 3600:.2f}",
                 f"{facts['machine']['device']} ({facts['machine']['precision']}), {facts['environment']['processor']}",
-                f"`{short(facts['environment']['commit'])}`",
+                ", ".join(f"`{short(commit)}`" for commit in commits(facts)),
             ]
         )
     return table(heads, rows)
@@ -277,9 +277,9 @@ def span(figures: list[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def short(commit: str | None) -> str:
+def short(commit: str) -> str:
     """Twelve digits, and `+changes` where the code was edited."""
-    digits, plus, rest = str(commit).partition("+")
+    digits, plus, rest = commit.partition("+")
     return digits[:12] + plus + rest
 
 

@@ -5,8 +5,12 @@ import shutil
 
 import pytest
 from command_line import attar
+from conftest import DIGITS, SMALL
 
 from attar.artifact import verify
+from attar.pipeline import environment, run
+from attar.pipeline.watch import Silent
+from attar.recipe import load_recipe
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -15,7 +19,8 @@ def with_commit(folder, commit):
     """A run as if that commit had made it."""
     report = folder / "artifact/report.json"
     facts = json.loads(report.read_text())
-    facts["environment"]["commit"] = commit
+    for part in (facts["environment"], *facts["starts"]):
+        part["commit"] = commit
     text = json.dumps(facts)
     from attar.artifact import write_files
 
@@ -97,6 +102,36 @@ def test_runs_of_edited_or_unknown_code_are_refused(place, tmp_path, commit, exp
     said = zoo(tmp_path, "add", run, "small", "--records", place / "records")
     assert said.exit_code == 2 and expected in said.output
     assert not (tmp_path / "zoo").exists()
+
+
+def test_a_run_that_went_on_with_edited_code_is_refused_and_its_report_says_so(
+    place, finished_runs, tmp_path, monkeypatch
+):
+    """Stopped and given again, here of a finished run: what the first start knew is not all."""
+    out = tmp_path / "a"
+    shutil.copytree(place / "a", out)
+    facts = json.loads((out / "run.json").read_text())
+    facts["environment"]["commit"] = COMMIT
+    (out / "run.json").write_text(json.dumps({**facts, "starts": ["attar run digits.toml"]}))  # as older runs have it
+    notes = []
+    watcher = Silent()
+    watcher.note = notes.append
+    monkeypatch.setattr(environment, "_commit", lambda: COMMIT)
+    for _ in range(2):
+        run(load_recipe(DIGITS, SMALL), out, watcher)
+    assert not notes
+    assert zoo(tmp_path, "add", out, "small", "--records", place / "records").exit_code == 0
+    monkeypatch.setattr(environment, "_commit", lambda: COMMIT + "+changes")
+    for _ in range(2):
+        run(load_recipe(DIGITS, SMALL), out, watcher)
+    assert len(notes) == 1 and f"commit {COMMIT} before, {COMMIT}+changes now" in notes[0]
+    starts = json.loads((out / "run.json").read_text())["starts"]
+    assert [start if isinstance(start, str) else start["commit"][40:] for start in starts] == [
+        "attar run digits.toml", "", "", "+changes", "+changes"
+    ]  # fmt: skip
+    assert f"| commit | {COMMIT}, then {COMMIT}+changes |" in (out / "artifact/report.md").read_text()
+    said = zoo(tmp_path, "add", out, "other", "--records", place / "records")
+    assert said.exit_code == 2 and "edited code" in said.output
 
 
 def test_runs_without_a_record_and_taken_names_are_refused(place, finished_runs, tmp_path):

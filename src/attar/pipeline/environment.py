@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -44,9 +45,9 @@ def forget_peak() -> None:
 
 
 def command() -> str:
-    """The command line of this process, as far as it was a command."""
+    """The command line of this process, as far as it was a command; quoted, so that a shell takes it as it was."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return " ".join(["attar" if program in ("__main__.py", "attar") else program, *sys.argv[1:]])
+    return shlex.join(["attar" if program in ("__main__.py", "attar") else program, *sys.argv[1:]])
 
 
 def package_version(name: str) -> str | None:

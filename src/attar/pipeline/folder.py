@@ -21,6 +21,9 @@ from attar.train import read_checkpoint, write_atomically, write_checkpoint
 FREE_BYTES = 1 << 30
 """Disk space that must be free before a run starts: checkpoints, artifact and report of anything attar trains."""
 
+CODE = ("commit", "versions")
+"""Parts of the environment that a run may change between its starts, as far as it says so."""
+
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -90,7 +93,7 @@ class RunFolder:
             facts: environment, machine, data and split of this start.
 
         Returns:
-            The facts of the run's first start.
+            The facts of the run's first start, and under `starts` what is known of every earlier one.
 
         Raises:
             RunError: the folder holds another recipe's run, or a run on other data; with the difference.
@@ -102,7 +105,7 @@ class RunFolder:
                 raise RunError(
                     f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another"
                 )
-            self.write_json("run.json", {"recipe": plain, **facts, "starts": [facts["command"]]})
+            self.write_json("run.json", {"recipe": plain, **facts, "starts": [_start(facts)]})
             return facts
         old = json.loads(file.read_text())
         if changes := difference(with_defaults(old["recipe"]), plain):
@@ -113,7 +116,7 @@ class RunFolder:
         for name, what in (("data", "fingerprint"), ("split", "digest")):  # the same content may lie elsewhere by now
             if old[name][what] != facts[name][what]:
                 raise RunError(f"{self.path} was started on another {name}: {old[name]} then, {facts[name]} now")
-        self.write_json("run.json", {**old, "starts": [*old["starts"], facts["command"]]})
+        self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
         return old
 
     def write_json(self, name: str, content: Any) -> None:
@@ -217,6 +220,11 @@ class RunFolder:
         if metrics.exists() and metrics.stat().st_size > size:
             os.truncate(metrics, size)
             self._redraw()
+
+
+def _start(facts: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of every start: the command, and the code that did it. (Older runs kept the command alone, as text.)"""
+    return {"command": facts["command"], **{key: facts["environment"][key] for key in CODE}}
 
 
 def with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:

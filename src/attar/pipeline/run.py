@@ -15,7 +15,7 @@ from attar.distil import find_loss
 from attar.pipeline.environment import command, environment, forget_peak
 from attar.pipeline.exporting import check_libraries, wanted_views
 from attar.pipeline.finish import export, report
-from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.folder import CODE, RunError, RunFolder
 from attar.pipeline.outputs import teacher_facts
 from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.ranks import RankFolder, check_agreed, check_batches
@@ -140,6 +140,11 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = N
         raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
     if {"ranks": 1, **first["machine"]} != facts["machine"]:
         watcher.note(f"started on {first['machine']}, goes on on {facts['machine']}: the last bits may differ")
+    known = [start for start in first.get("starts", []) if not isinstance(start, str)]
+    before, now = (known or [first["environment"]])[-1], facts["environment"]
+    for what in CODE:
+        if before[what] != now[what]:
+            watcher.note(f"goes on with other code ({what} {before[what]} before, {now[what]} now): this is recorded")
     return session
 
 

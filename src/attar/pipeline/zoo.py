@@ -28,6 +28,7 @@ from attar.data import load_data
 from attar.pipeline.folder import RunError
 from attar.report import wilson_interval
 from attar.report.card import model_card, zoo_table
+from attar.report.markdown import commits
 from attar.train import write_atomically
 
 SHIPPED = (WEIGHTS, ARCHITECTURE, GOLDEN, artifact.ONNX, artifact.INT8)
@@ -263,14 +264,16 @@ def recorded(facts: dict[str, Any], predictions: dict[str, list[int]], records: 
 
 
 def check_clean(facts: dict[str, Any]) -> None:
-    """Raise RunError unless the run says which commit it was made with, and that nothing was edited."""
-    commit = facts["environment"]["commit"]
-    if commit is None:
-        raise RunError("this run does not know the commit of attar that made it, so it cannot be made again; not added")
-    if "+" in commit:
-        raise RunError(
-            f"this run was made with edited code ({commit[:12]} and changes), so it cannot be made again; not added"
-        )
+    """Raise RunError unless every start of the run says which commit it was made with, and that nothing was edited."""
+    for commit in commits(facts):
+        if commit == "unknown":
+            raise RunError(
+                "this run does not know the commit of attar that made it, so it cannot be made again; not added"
+            )
+        if "+" in commit:
+            raise RunError(
+                f"this run was made with edited code ({commit[:12]} and changes), so it cannot be made again; not added"
+            )
 
 
 def copy_artifact(folder: Path, target: Path) -> None:

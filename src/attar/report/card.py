@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.report.controls import verdict
 from attar.report.costs import budget_figure, budget_lines
-from attar.report.markdown import interval, percent, table
+from attar.report.markdown import commits, interval, percent, table
 
 Facts = dict[str, Any]
 HEADS = ["name", "budget", "parameters", "test accuracy", "interval", "bytes of the file", "SHA-256 of the weights"]
@@ -140,7 +140,7 @@ def _origin(record: Facts, where: str) -> str:
         ["test images read", f"once, {record['test_read']}"],
         ["machine", f"{environment['processor']}, {machine['device']}, {machine['precision']}"],
         ["versions", f"Python {environment['python']}, {versions}"],
-        ["commit", f"`{environment['commit']}`"],
+        ["commit", ", then ".join(f"`{commit}`" for commit in commits(record))],
         ["licence", "Apache-2.0"],
     ]
     return "## Where it comes from\n\n" + table(["", ""], rows)

@@ -22,6 +22,14 @@ def interval(test: dict[str, Any]) -> str:
     return f"[{100 * low:.2f}, {100 * high:.2f}]"
 
 
+def commits(facts: dict[str, Any]) -> list[str]:
+    """The commits of attar that made a run: that of its first start, and others that it went on with."""
+    starts = [
+        start for start in facts.get("starts", []) if not isinstance(start, str)
+    ]  # older runs kept the command alone
+    return list(dict.fromkeys(start["commit"] or "unknown" for start in (facts["environment"], *starts)))
+
+
 def teacher_name(facts: dict[str, Any]) -> str:
     """What kept outputs say of their teacher: its builder's name, or those of an ensemble's members."""
     return " + ".join(member["name"] for member in facts["members"]) if "members" in facts else facts["name"]

@@ -8,7 +8,7 @@ from typing import Any
 from attar.report.controls import against_teacher
 from attar.report.controls import verdict as sentence
 from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines
-from attar.report.markdown import interval, percent
+from attar.report.markdown import commits, interval, percent
 from attar.report.markup import Child, Markup, element, join, section, table
 
 Facts = dict[str, Any]
@@ -243,7 +243,7 @@ def origin(facts: Facts) -> Markup:
         ["ran on", words(machine.get("device"), machine.get("precision"), threads(machine))],
         ["peak memory", words(*(f"{s} {p['process'] / 1e6:,.0f} MB" for s, p in facts.get("peak_memory", {}).items()))],
         ["versions", words(f"Python {environment['python']}" if "python" in environment else None, *versions)],
-        ["commit", environment.get("commit")],
+        ["commit", ", then ".join(commits(facts)) if environment else None],
     ]
     network = None
     if facts.get("summary"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.report.controls import against_teacher, controls_section
 from attar.report.costs import budget_figure, budget_lines, cost_lines
-from attar.report.markdown import interval, percent, table, teacher_name
+from attar.report.markdown import commits, interval, percent, table, teacher_name
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
@@ -202,7 +202,7 @@ def _origin(facts: Facts) -> str:
         ],
         *_memory(facts),
         ["versions", f"Python {environment['python']}, {versions}"],
-        ["commit", str(environment["commit"])],
+        ["commit", ", then ".join(commits(facts))],
     ]
     return "## Where it comes from\n\n" + table(["", ""], rows)
 
