@@ -10,7 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import DIGITS
 from safetensors.torch import load_file
+
+from attar.pipeline.folder import RunError, RunFolder
+from attar.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 KILLS = 12
@@ -148,6 +152,29 @@ def test_ctrl_c_saves_and_leaves_cleanly(recipe, tmp_path):
     assert "the same command goes on" in said
     assert "Traceback" not in said
     assert (out / "checkpoint.safetensors").exists() or list(out.glob("*.safetensors"))
+
+
+def test_a_run_killed_while_its_first_file_is_written_begins_anew(tmp_path):
+    recipe = load_recipe(DIGITS)
+    facts = {
+        "command": "attar run", "environment": {"commit": None, "versions": {}},
+        "data": {"fingerprint": "f"}, "split": {"digest": "d"},
+    }  # fmt: skip
+    (tmp_path / ".run.json.partial").write_text('{"reci')
+    with RunFolder(tmp_path) as folder:
+        assert folder.adopt(recipe, facts) == facts
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "notes.txt").write_text("mine")
+    with RunFolder(tmp_path) as folder, pytest.raises(RunError, match=r"not a run folder and holds notes\.txt"):
+        folder.adopt(recipe, facts)
+
+
+def test_a_line_torn_off_the_log_is_passed_over(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.0}\n{"loss": 0.5}\n{"stage": "dis')
+    assert RunFolder(tmp_path).metrics() == [{"loss": 1.0}, {"loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1.0}\n{"stage": "dis\n{"loss": 0.5}\n')
+    with pytest.raises(ValueError, match=r"Unterminated string|control character"):
+        RunFolder(tmp_path).metrics()
 
 
 def test_a_folder_in_use_is_refused(recipe, tmp_path):

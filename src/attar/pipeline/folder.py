@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -101,7 +103,8 @@ class RunFolder:
         file = self.path / "run.json"
         plain = recipe.model_dump(mode="json")
         if not file.exists():
-            if leftover := [p.name for p in self.path.iterdir() if p.name != ".lock"]:
+            own = re.compile(r"\.lock|\..*\.partial")  # the latter of a start that was killed while it wrote
+            if leftover := [p.name for p in self.path.iterdir() if not own.fullmatch(p.name)]:
                 raise RunError(
                     f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another"
                 )
@@ -197,8 +200,13 @@ class RunFolder:
             self._board.rewrite(self.metrics(), self.result("prune")[1]["frontier"] if self.finished("prune") else ())
 
     def metrics(self) -> list[dict[str, Any]]:
+        """The log's lines; without the last one, where that was torn off by a kill."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        *lines, rest = file.read_text().split("\n") if file.exists() else [""]
+        found = [json.loads(line) for line in lines]
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(rest))
+        return found
 
     def _write(self, name: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         metrics = self.path / "metrics.jsonl"
