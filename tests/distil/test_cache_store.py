@@ -1,6 +1,7 @@
 """Rows on disk: what is half written, damaged or somebody else's is never taken for what was computed."""
 
 import multiprocessing
+import os
 import random
 import time
 
@@ -143,6 +144,25 @@ def test_two_writers_killed_at_any_moment_leave_only_whole_blocks(tmp_path):
         writer.join()
         assert writer.exitcode == 0
     assert check(StoredRows(path, MANY, WIDE), MANY, WIDE) == blocks(MANY)
+
+
+def test_a_file_that_is_replaced_while_it_is_opened_is_read_and_written_as_one(tmp_path, monkeypatch):
+    path, other = tmp_path / "epoch.rows", tmp_path / "other.rows"
+    for file in (path, other):
+        StoredRows(file, N, WIDTH)
+    real = os.open
+
+    def replaced(name, *flags, **more):
+        file = real(name, *flags, **more)
+        if name == path and other.exists():
+            other.replace(path)
+        return file
+
+    monkeypatch.setattr(os, "open", replaced)
+    rows = StoredRows(path, N, WIDTH)
+    rows.write(2, expected(2))
+    assert not other.exists()
+    assert check(rows) == 1
 
 
 def test_the_cache_stays_within_its_limit(tmp_path):

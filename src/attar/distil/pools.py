@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Pool:
         about, ids = self.path / "about.json", self.path / "samples.npy"
         if about.exists():
             return
-        mark = f".{os.getpid()}.npy"
+        mark = f".{os.getpid()}-{secrets.token_hex(4)}.npy"  # containers that share the cache may share the number
         np.save(self.path / mark, samples.numpy().astype("<i8"), allow_pickle=False)
         (self.path / mark).replace(ids)
         (self.path / mark).write_text(json.dumps({"facts": self.facts, "notes": self.notes}, indent=1) + "\n")

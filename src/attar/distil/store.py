@@ -10,7 +10,9 @@ computed again. Files appear whole (all space reserved, then renamed), so a full
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
+import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -73,15 +75,19 @@ class StoredRows(Rows):
         """Blocks that were there and whose checksum was wrong."""
         self._header = f"attar views 1: {n} rows of {row_bytes} bytes, blocks of {BLOCK}\n".encode().ljust(HEADER)
         size = file_bytes(n, row_bytes)
-        if not self._usable(size):
+        file = self._opened(size, writable)
+        if file is None:
             self.damaged = blocks(n) if path.exists() else 0
             if not writable:
                 raise FileNotFoundError(f"{path} is not there or not whole")
             self._make(size)
-        self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            file = self._opened(size, writable)
+        if file is None:
+            raise OSError(f"{path} was replaced as soon as it was made")
+        self._file = file
         try:
-            mapped = np.memmap(path, np.uint8, "r")
-        except ValueError as error:  # an empty file cannot be mapped
+            mapped = np.frombuffer(mmap.mmap(file, size, access=mmap.ACCESS_READ), np.uint8)
+        except ValueError as error:  # it has become shorter
             raise OSError(f"{path}: {error}") from None
         table_end = HEADER + 4 * blocks(n)
         self._table: npt.NDArray[np.uint32] = mapped[HEADER:table_end].view("<u4")
@@ -110,15 +116,20 @@ class StoredRows(Rows):
     def _holds(self, block: int) -> bool:
         return bool(self._table[block]) and int(self._table[block]) == _checksum(block, self.data[self._span(block)])
 
-    def _usable(self, size: int) -> bool:
-        if not self.path.exists() or self.path.stat().st_size != size:
-            return False
-        with self.path.open("rb") as file:
-            return file.read(HEADER) == self._header
+    def _opened(self, size: int, writable: bool) -> int | None:
+        """A descriptor of the file if it is whole. All is done through it: another file may take the path's place."""
+        try:
+            file = os.open(self.path, os.O_RDWR if writable else os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        if os.fstat(file).st_size == size and os.pread(file, HEADER, 0) == self._header:
+            return file
+        os.close(file)
+        return None
 
     def _make(self, size: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
             with temporary.open("wb") as file:
                 file.write(self._header)
