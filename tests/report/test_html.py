@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision_ops import define_missing_operators
 
 from attar.artifact.weights import own_tensors, to_bytes
@@ -257,10 +258,17 @@ NETWORKS = {
     "mobilenet": (lambda: build("torchvision:mobilenet_v3_small", classes=3, width_mult=0.35), 3, 33),
     "shufflenet": (lambda: build("torchvision:shufflenet_v2_x0_5", classes=3), 3, 64),
     "mixed": (Mixed, 1, 15),
+    "weight_norm": (
+        lambda: nn.Sequential(
+            weight_norm(nn.Conv2d(1, 2, 3)), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 13 * 13, 3)
+        ),
+        1,
+        15,
+    ),
 }
 
 
-FILE_LIMITS = {"resnet20": 1000, "windows": 200, "vit": 200, "mobilenet": 12_000}
+FILE_LIMITS = {"resnet20": 1000, "windows": 200, "vit": 200, "mobilenet": 12_000, "weight_norm": 200}
 """Numbers that the page may hold itself, when the weights stay in their file: those of batch norms, and small tables."""
 
 

@@ -321,9 +321,14 @@ class Translator:
                 continue
             _, weight, bias = (self.constants.get(used) for used in conv["in"])
             factor, added = self.constants[scale], self.constants[shift]
-            if not isinstance(weight, Tensor) or not isinstance(factor, Tensor) or not isinstance(added, Tensor):
-                continue  # the weights are not known here
-            old = bias if isinstance(bias, Tensor) else torch.zeros_like(factor)
+            old = torch.zeros(()) if conv["in"][2] is None else bias
+            if not (
+                isinstance(weight, Tensor)
+                and isinstance(old, Tensor)
+                and isinstance(factor, Tensor)
+                and isinstance(added, Tensor)
+            ):
+                continue  # they are in the weights' file, or computed on the page
             conv["in"][1] = self.value(weight * factor.view(-1, 1, 1, 1)).id
             conv["in"][2] = self.value(old * factor + added).id
             conv["out"] = step["out"]
