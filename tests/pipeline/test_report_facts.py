@@ -1,8 +1,15 @@
 """report.json, report.md and the page's data say the same, of a real run."""
 
 import json
+import shutil
 
 import pytest
+from conftest import DIGITS, SMALL
+
+from attar.pipeline import folder as folder_module
+from attar.pipeline import run
+from attar.recipe import load_recipe
+from attar.train import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +54,18 @@ def test_costs_are_held_against_the_teacher(told):
     assert paired["first_only"] - paired["second_only"] == gained
     page = (folder / "report.html").read_text()
     assert "than the teacher" in page and len(page.encode()) < 3_000_000
+
+
+def test_a_finished_run_is_reported_again_without_reading_its_checkpoints(finished_runs, tmp_path, monkeypatch):
+    shutil.copytree(finished_runs / "a", tmp_path / "a")
+    folder = folder_module.RunFolder(tmp_path / "a")
+    for stage in ("teach", "distil", "prune", "export"):
+        assert folder.numbers(stage) == folder.result(stage)[1]
+    (tmp_path / "a/distil.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"distil\.safetensors is damaged"):
+        folder.numbers("distil")
+    shutil.copy(finished_runs / "a/distil.safetensors", tmp_path / "a")
+    monkeypatch.setattr(folder_module, "read_checkpoint", None)
+    before = json.loads((tmp_path / "a/artifact/report.json").read_text())
+    again = run(load_recipe(DIGITS, SMALL), tmp_path / "a")
+    assert all(again[key] == before[key] for key in ("frontier", "held_out", "images_seen", "seconds", "peak_memory"))

@@ -69,7 +69,7 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
     if with_teacher and values["prune"] is None:
         raise RunError(f"{path} pruned nothing: it is its own control with the teacher; there is --without-teacher")
     samples = facts["split"]["train"]
-    seen = sum(folder.result(stage)[1]["images"] for stage in ("distil", "prune") if folder.finished(stage))
+    seen = sum(folder.numbers(stage)["images"] for stage in ("distil", "prune") if folder.finished(stage))
     train = values["distil"]["train"] or _fresh(values["prune"]["final"] or values["prune"]["train"], seen / samples)
     values |= {
         "name": f"{values['name']}-{WITH if with_teacher else WITHOUT}",

@@ -118,8 +118,12 @@ def gather(session: Session) -> dict[str, Any]:
     assert isinstance(description, artifact.Description)
     test = read_test(session, model)
     record = folder.read_json("run.json")
-    frontier = folder.result("prune")[1]["frontier"] if recipe.prune is not None else []
-    exported = folder.result("export")[1]
+    trained, rounded = (
+        {stage: folder.numbers(stage) for stage in stages if folder.finished(stage)}
+        for stages in (("teach", "distil", "prune"), ("int8",))
+    )
+    frontier = trained["prune"]["frontier"] if recipe.prune is not None else []
+    exported = folder.numbers("export")
     return {
         "format": 1,
         "name": recipe.name,
@@ -137,25 +141,11 @@ def gather(session: Session) -> dict[str, Any]:
         },
         "latency": test.get("latency", {}),
         "frontier": frontier,
-        "held_out": {
-            stage: folder.result(stage)[1]["held_out"]
-            for stage in ("teach", "distil", "prune")
-            if folder.finished(stage)
-        },
-        "images_seen": {
-            stage: folder.result(stage)[1]["images"]
-            for stage in ("teach", "distil", "prune", "int8")
-            if folder.finished(stage)
-        },
-        "seconds": {
-            stage: folder.result(stage)[1].get("seconds")
-            for stage in ("teach", "distil", "prune", "int8")
-            if folder.finished(stage)
-        },
+        "held_out": {stage: numbers["held_out"] for stage, numbers in trained.items()},
+        "images_seen": {stage: numbers["images"] for stage, numbers in {**trained, **rounded}.items()},
+        "seconds": {stage: numbers.get("seconds") for stage, numbers in {**trained, **rounded}.items()},
         "peak_memory": {
-            stage: folder.result(stage)[1]["peak_memory"]
-            for stage in ("teach", "distil", "prune")
-            if folder.finished(stage) and "peak_memory" in folder.result(stage)[1]
+            stage: numbers["peak_memory"] for stage, numbers in trained.items() if "peak_memory" in numbers
         },
         "views": judged(exported.get("views", []), test.get("views", {})),
         "controls": control_facts(folder.path, test),
@@ -180,7 +170,7 @@ def budget_limits(session: Session) -> dict[str, float]:
     """The budget's limits as absolute figures: those of the last cut."""
     if session.recipe.prune is None:
         return {}
-    limits: dict[str, float] = session.folder.result("prune")[1]["frontier"][-1]["limits"]
+    limits: dict[str, float] = session.folder.numbers("prune")["frontier"][-1]["limits"]
     return limits
 
 

@@ -18,7 +18,7 @@ import torch
 from attar.pipeline.environment import peak_memory
 from attar.pipeline.tensorboard import Board
 from attar.recipe import Recipe, RecipeError, check_recipe, difference
-from attar.train import read_checkpoint, write_atomically, write_checkpoint
+from attar.train import read_checkpoint, read_numbers, write_atomically, write_checkpoint
 
 FREE_BYTES = 1 << 30
 """Disk space that must be free before a run starts: checkpoints, artifact and report of anything attar trains."""
@@ -151,6 +151,10 @@ class RunFolder:
     def result(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return read_checkpoint(self.path / f"{stage}.safetensors")
 
+    def numbers(self, stage: str) -> dict[str, Any]:
+        """Of a finished stage's result, the numbers alone."""
+        return read_numbers(self.path / f"{stage}.safetensors")
+
     def checkpoint(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Save the middle of a stage."""
         self._write("checkpoint.safetensors", tensors, {"stage": stage, **numbers})
@@ -169,7 +173,7 @@ class RunFolder:
 
     def begin(self, stage: str, after: str | None) -> None:
         """Start a stage from its beginning: drop what an interrupted attempt logged."""
-        self._cut_metrics(self.result(after)[1]["metrics_bytes"] if after else 0)
+        self._cut_metrics(self.numbers(after)["metrics_bytes"] if after else 0)
         self._spent, self._since = 0.0, time.monotonic()
 
     def log(self, **values: Any) -> None:
@@ -197,7 +201,7 @@ class RunFolder:
 
     def _redraw(self) -> None:
         if self._board is not None:
-            self._board.rewrite(self.metrics(), self.result("prune")[1]["frontier"] if self.finished("prune") else ())
+            self._board.rewrite(self.metrics(), self.numbers("prune")["frontier"] if self.finished("prune") else ())
 
     def metrics(self) -> list[dict[str, Any]]:
         """The log's lines; without the last one, where that was torn off by a kill."""

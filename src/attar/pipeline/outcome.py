@@ -69,10 +69,10 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
             "or finish the run: `attar run` with the same recipe and --out"
         )
     run, stages = folder.read_json("run.json"), [stage for stage in TRAINING if folder.finished(stage)]
-    numbers = {stage: folder.result(stage)[1] for stage in stages}
+    numbers = {stage: folder.numbers(stage) for stage in stages}
     counts = architecture(folder.artifact).counts
     seconds: list[Any] = [
-        folder.result(stage)[1].get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
+        folder.numbers(stage).get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
     ]
     return Outcome(
         name=name,
@@ -125,7 +125,7 @@ def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
     tensors, numbers = folder.result("export")
     images = held_out_images(run)
     if numbers.get("held_out") is None:  # exported before hits were kept
-        last = next(folder.result(stage)[1] for stage in reversed(TRAINING) if folder.finished(stage))
+        last = next(folder.numbers(stage) for stage in reversed(TRAINING) if folder.finished(stage))
         n = run["split"]["held_out"]
         return {"images": images, "hits": round(last["held_out"] * n), "n": n, "correct": None}
     correct = tuple((tensors["labels"] == tensors["predictions"]).tolist())

@@ -225,7 +225,7 @@ def _view_facts(session: Session) -> dict[str, Any]:
 
 def _notes(session: Session) -> dict[str, Any]:
     """What those who find a pool or a file want to know of it."""
-    held_out = session.folder.result("teach")[1]["held_out"]
+    held_out = session.folder.numbers("teach")["held_out"]
     return {
         "recipe": session.recipe.name,
         "data_name": session.data.name,

@@ -126,7 +126,7 @@ def pruned_student(session: Session) -> torch.nn.Module:
 
 def surgery_record(session: Session) -> dict[str, Any]:
     """How the student was cut, as `attar.artifact.save` wants it."""
-    return session.folder.result("prune")[1]["surgery"]
+    return session.folder.numbers("prune")["surgery"]
 
 
 def _cut(

@@ -37,6 +37,10 @@ class RankFolder(RunFolder):
         tensors, numbers = self._ranks.tell(lambda: self._own.result(stage))
         return dict(tensors), numbers
 
+    def numbers(self, stage: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._ranks.tell_plain(lambda: self._own.numbers(stage))
+        return found
+
     def resume(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         tensors, numbers = self._ranks.tell(lambda: self._own.resume(stage) or ({}, None))
         return None if numbers is None else (dict(tensors), numbers)

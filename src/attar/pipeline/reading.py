@@ -44,7 +44,7 @@ def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
         "predictions": {"labels": labels.tolist(), "student": student.predictions.tolist()},
         "confidence": {"student": shares(student.confidences)},
     }
-    views = session.folder.result("export")[1].get("views", [])
+    views = session.folder.numbers("export").get("views", [])
     found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
     logits = teacher_on_test(session)
     if logits is not None:

@@ -98,13 +98,13 @@ def _write_sweep(sweep: Path, folder: Path) -> Path:
 def _point_facts(folder: RunFolder) -> dict[str, Any]:
     """What a sweep's record holds of a point."""
     stages = [stage for stage in ("teach", "distil", "prune") if folder.finished(stage)]
-    results = {stage: folder.result(stage)[1] for stage in stages}
+    results = {stage: folder.numbers(stage) for stage in stages}
     facts = folder.read_json("run.json")
     return {
         **{key: facts[key] for key in ("recipe", "environment", "machine", "data", "split", "starts")},
         **{key: facts[key] for key in ("teacher_outputs",) if key in facts},
         "params": architecture(folder.artifact).counts["params"],
-        "held_out": folder.result("export")[1]["held_out"],
+        "held_out": folder.numbers("export")["held_out"],
         "images_seen": {stage: result["images"] for stage, result in results.items()},
         "seconds": {stage: result.get("seconds") for stage, result in results.items()},
     }

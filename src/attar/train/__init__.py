@@ -1,6 +1,13 @@
 """The one loop that teaches, distils and fine-tunes, with what it needs: optimiser, moving average, precision, checkpoints."""
 
-from attar.train.checkpoint import CheckpointError, NotFinite, read_checkpoint, write_atomically, write_checkpoint
+from attar.train.checkpoint import (
+    CheckpointError,
+    NotFinite,
+    read_checkpoint,
+    read_numbers,
+    write_atomically,
+    write_checkpoint,
+)
 from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_for
 from attar.train.machine import Machine
 from attar.train.ranks import ALONE, RankError, Ranks
@@ -20,6 +27,7 @@ __all__ = [
     "fit",
     "predict",
     "read_checkpoint",
+    "read_numbers",
     "steps_for",
     "write_atomically",
     "write_checkpoint",

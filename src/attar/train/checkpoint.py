@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     Raises:
         CheckpointError: the file is damaged or not a checkpoint of attar's.
     """
+    with _opened(path) as (file, numbers):
+        return {name: file.get_tensor(name) for name in file.keys()}, numbers  # noqa: SIM118
+
+
+def read_numbers(path: Path) -> dict[str, Any]:
+    """The numbers alone, without reading a tensor; raises as `read_checkpoint`."""
+    with _opened(path) as (_, numbers):
+        return numbers
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file, and its numbers."""
     try:
         with safe_open(path, framework="pt") as file:
-            numbers = json.loads(file.metadata()["attar"])
-            return {name: file.get_tensor(name) for name in file.keys()}, numbers  # noqa: SIM118
+            yield file, json.loads(file.metadata()["attar"])
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path} is damaged or was not written by attar ({error}); delete it to start its stage again"
