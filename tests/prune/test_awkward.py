@@ -144,6 +144,31 @@ def test_only_the_modules_that_cannot_follow_run_their_graph() -> None:
         assert torch.equal(answers(loaded.train(mode), inputs), expected)
 
 
+class ManyNumbersAlike(nn.Module):
+    """A width, a limit, a number that no operation sees, and sizes that cannot be cut: all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = self.limit = self.classes = self.places = 16
+        self.half, self.shortest = 8, 8
+        self.into, self.one, self.out = nn.Linear(12, 16), nn.Linear(8, 8), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.into(x[:, : self.limit].narrow(1, 0, self.shortest)))
+        x = torch.cat([x[..., : self.half], self.one(x[..., self.half :])], -1).reshape(len(x), -1, self.width)
+        return F.interpolate(self.out(x).transpose(1, 2), size=self.places)
+
+
+def test_numbers_are_mended_only_where_they_were_sizes_that_changed() -> None:
+    torch.manual_seed(0)
+    model = ManyNumbersAlike()
+    pruner = Pruner(model, torch.randn(2, 9, 12))
+    assert pruner.cut(shares(pruner, 1)).proof < 1e-10 and not pruner.why_graph
+    assert (model.limit, model.classes, model.places, model.shortest) == (16, 16, 16, 8)
+    assert model.width == model.out.in_features < 16
+    assert model.half == model.into.out_features - model.one.in_features < 8
+
+
 class NormsWithoutWeights(Net):
     def __init__(self) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ def test_what_train_mode_repeats_is_left_out(level: int, monkeypatch: pytest.Mon
         places = attributes.NumberPlaces(pruner.coupled.walks, model, original)
         levels = dict.fromkeys(places.classes.values(), level)
         asked = [len(places.operations(number, {})) for number in range(2)]
-        return attributes.mended_attributes(places, left, levels, {}), asked
+        return attributes.mended_attributes(places, left, levels, lambda: None), asked
 
     found, asked = mended()
     monkeypatch.setattr(attributes, "_new", lambda *arguments: True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,16 +31,21 @@ def joined(first: Attributes, second: Attributes) -> Attributes:
 
 
 DARING = (1, 2, 0)
-"""How daringly a class's numbers are mended, in the order tried: 0 mends numbers that always stand for a size which changed; 1
-also those that stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small
-multiples and parts of all these."""
+"""How daringly a class's numbers are mended: 0 mends numbers that always stand for a size which changed; 1 also those that
+stand for one which did not elsewhere in the same module; 2 also lengths that its operations see, and small multiples and parts
+of all these."""
 
-PART, BY_USE = len(DARING), len(DARING) + 1
+PART, BY_USE, BY_VALUE = len(DARING), len(DARING) + 1, len(DARING) + 2
 """More levels: modules of the class run their part of the captured graph; and, tried before that, numbers are mended by what the
-code is seen to use them for, others as at first."""
-ORDER = (*range(len(DARING)), BY_USE, PART)
+code is seen to use them for, others as at first. At first a number that several attributes hold, or that also stands for a size
+which did not change, is mended only in attributes that the code is seen to use so; by value, in all of them."""
+ORDER = (0, BY_VALUE, 1, 2, BY_USE, PART)
+Origin = tuple[str, str, int]
+"""(module path, attribute, place in it; -1 where it is a number itself)."""
+Used = tuple[Mapping[Origin, int], Collection[Origin]]
+"""What attributes must be by their uses, and those of which this cannot be told; all others changed nothing."""
 Levels = dict[str, int]
-"""Class of modules -> its place in `DARING`, `BY_USE` or `PART`; absent classes are at the first."""
+"""Class of modules -> its place in `DARING`, `BY_VALUE`, `BY_USE` or `PART`; absent classes are at the first."""
 
 
 def class_name(module: nn.Module) -> str:
@@ -96,15 +102,15 @@ class NumberPlaces:
 
 
 def mended_attributes(
-    places: NumberPlaces, left: torch.Tensor, levels: Levels, used: Mapping[tuple[str, str, int], int]
+    places: NumberPlaces, left: torch.Tensor, levels: Levels, used: Callable[[], Used | None]
 ) -> Attributes:
     """Whole numbers among a module's attributes that stand, in its part of the graph, for a size which changed.
 
     Args:
         left: bool, by label: what is left.
-        used: what attributes must be by their uses; see `uses.mended_by_use`.
+        used: what attributes must be by their uses, where that can be told; asked only where it counts.
     """
-    daring = {path: (*DARING, 0, DARING[0])[levels.get(name, 0)] for path, name in places.classes.items()}
+    daring = {path: (*DARING, 0, DARING[0], DARING[0])[levels.get(name, 0)] for path, name in places.classes.items()}
     changes: dict[str, dict[int, set[int]]] = {}
     for number, walk in enumerate(places.walks):
         inside = places.operations(number, daring)
@@ -116,17 +122,23 @@ def mended_attributes(
                 for old, new in [*pairs, *(seen or [])]:
                     changes.setdefault(path, {}).setdefault(old, set()).add(new)
     result = _bare_norms(places, left)
+    doubtful: dict[Origin, int] = {}
     for path, found in changes.items():
         level = daring.get(path, 0)
         numbers = {old: new - {old} if level else new for old, new in found.items()}
         certain = {old: next(iter(new)) for old, new in numbers.items() if len(new) == 1}
-        for name, value in places.original.get(path, {}).items():
-            if not WHOLE.search(name):
-                mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
-                if mended != value:
-                    result.setdefault(path, {})[name] = mended
-    for (path, name, place), number in used.items():
-        if levels.get(places.classes[path], 0) == BY_USE:
+        own = {name: value for name, value in places.original.get(path, {}).items() if not WHOLE.search(name)}
+        for name, value in own.items():
+            mended = _mended(value, {**_parts(certain), **certain} if level > 1 else certain)
+            if mended != value:
+                result.setdefault(path, {})[name] = mended
+        if not levels.get(places.classes[path], 0):
+            doubtful |= _doubtful(path, own, certain, found)
+    told = used() if doubtful or BY_USE in levels.values() else None
+    if told is not None:
+        by_use = {o: n for o, n in told[0].items() if o in doubtful or levels.get(places.classes[o[0]], 0) == BY_USE}
+        unseen = {o: n for o, n in doubtful.items() if o not in told[0] and o not in told[1]}
+        for (path, name, place), number in {**by_use, **unseen}.items():
             mended = result.get(path, {}).get(name, places.original[path][name])
             if isinstance(mended, tuple | list):
                 mended = type(mended)([*mended[:place], number, *mended[place + 1 :]])
@@ -134,6 +146,22 @@ def mended_attributes(
                 mended = number
             result.setdefault(path, {})[name] = mended
     return result
+
+
+def _doubtful(
+    path: str, own: Mapping[str, Any], certain: Mapping[int, int], found: Mapping[int, set[int]]
+) -> dict[Origin, int]:
+    """Numbers to be mended that several attributes hold, or that also stand for a size which did not change, as they were."""
+    slots: dict[Origin, int] = {}
+    for name, value in own.items():
+        many = isinstance(value, tuple | list)
+        slots |= {
+            (path, name, place if many else -1): number
+            for place, number in enumerate(value if many else [value])
+            if type(number) is int and number in certain
+        }
+    times = Counter(slots.values())
+    return {origin: number for origin, number in slots.items() if times[number] > 1 or number in found[number]}
 
 
 def _bare_norms(places: NumberPlaces, left: torch.Tensor) -> Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.attributes import BY_USE, NumberPlaces, joined, mended_attributes, numbers_by_use, part_paths
+from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
 from attar.prune.capture import Example, batch_is_free, copied, in_mode
 from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
@@ -28,7 +29,7 @@ from attar.prune.shipped import running, ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept, same_units
 from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
-from attar.prune.uses import Use, mended_by_use, size_uses
+from attar.prune.uses import Uses, mended_by_use, size_uses
 from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
 from attar.recipe.budget import Budget
 
@@ -122,7 +123,8 @@ class Pruner:
         """Why the network's own code could not follow a cut as it was."""
         self._traced = self.coupled
         """As captured first, which a quick trace may have done."""
-        self._uses: list[Use] | None = None
+        self._uses: Uses | None = None
+        self._uses_asked = False
         self._only_traced = False
         """Whether the quick trace stays though a graph is needed."""
         self._captured_parts: dict[str, list[Walk]] = {}
@@ -405,24 +407,19 @@ class Pruner:
         if self._last is None or self._last[0] != way or not torch.equal(self._last[1], left):
             if self._places is None or self._places.walks is not self.coupled.walks:
                 self._places = NumberPlaces(self.coupled.walks, self.model, self._attributes)
-            used = self._used(masks) if BY_USE in way.levels.values() else {}
-            self._last = (way, left, mended_attributes(self._places, left, way.levels, used))
+            self._last = (way, left, mended_attributes(self._places, left, way.levels, lambda: self._used(masks)))
         return self._last[2]
 
-    def _used(self, masks: Kept) -> dict[Any, int]:
+    def _used(self, masks: Kept) -> Used | None:
         """What attributes must be by their uses, where a quick trace could be had of these."""
         traced = self._traced
-        if traced.captured.evaluation.exported:
-            return {}
-        if self._uses is None:
+        if not self._uses_asked and not traced.captured.evaluation.exported:
             whole = as_captured(self.model, self._attributes, traced.walks[0], self._ran)
             call = (traced.captured.arguments, traced.captured.keywords)
-            try:
-                with torch.no_grad(), in_mode(whole, False):
-                    self._uses = size_uses(whole, numbers_by_use(whole, self._attributes), traced.walks[0], call)
-            except Exception:  # code may do with numbers what these cannot
-                self._uses = []
-        return mended_by_use(self._uses, traced.walks[0], traced.label_kept(masks))
+            with suppress(Exception), torch.no_grad(), in_mode(whole, False):  # code may do what these numbers cannot
+                self._uses = size_uses(whole, numbers_by_use(whole, self._attributes), traced.walks[0], call)
+        self._uses_asked = True
+        return None if self._uses is None else mended_by_use(self._uses, traced.walks[0], traced.label_kept(masks))
 
     def _parts(self, way: Way) -> dict[str, list[Walk]]:
         """The graphs of the modules that run their part of the captured one."""
