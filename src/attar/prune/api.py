@@ -13,7 +13,7 @@ from attar.prune.cost import costs
 from attar.prune.coupling import Coupled, couple_model
 from attar.prune.engine import Cut, Pruner
 from attar.prune.importance import Context, Importance
-from attar.recipe.budget import Budget
+from attar.recipe.budget import Budget, Limit, as_budget
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Pruned:
 def prune(
     model: nn.Module,
     example_inputs: Example,
-    budget: Budget | Mapping[str, float],
+    budget: Budget | Mapping[str, Limit],
     *,
     importance: str | Importance = "group_norm",
     allocation: str = "global",
@@ -40,13 +40,15 @@ def prune(
 ) -> Pruned:
     """Cut a network to the budget in one step: `attar.prune(model, torch.randn(1, 3, 224, 224), attar.Budget(params="50%"))`.
 
-    Arguments are those of `Pruner`. With `in_place=False` the model stays as it is and a copy is cut.
+    Other arguments are those of `Pruner`; a mapping stands for the `Budget` of its entries. With `in_place=False` the model
+    stays as it is and a copy is cut.
 
     Raises:
         BudgetError: the budget cannot be met; it names the smallest that can.
         ProofError: the cut could not be proved.
         ValueError: another argument is wrong, or the network cannot be captured. In all cases the model is untouched.
     """
+    budget = as_budget(budget)
     model = model if in_place else copied(model)
     pruner = Pruner(model, example_inputs, importance, allocation, protect, policy, round_to, floors)
     cut = pruner.step(budget, context)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +97,19 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 @contextmanager
+def exporter_quiet() -> Iterator[None]:
+    """Without what torch logs, prints and warns of while it exports: what the user must know comes as an error."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def answer_untouched(model: nn.Module) -> Iterator[None]:
     """Without the hooks on a module's answer: where its forward is a graph they are run all the same, once."""
     hooks = model._forward_hooks.copy()
@@ -112,11 +127,36 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
         quick: whether a quick trace of both modes will do where it can be had.
 
     Raises:
-        CaptureError: `torch.export` cannot follow the network's code in eval mode.
+        CaptureError: `torch.export` cannot follow the network's code in eval mode, or the network cannot be run with the example.
     """
-    arguments, keywords = widen(split_example(example))
-    with answer_untouched(model):
-        return _captured(model, arguments, keywords, quick)
+    call = split_example(example)
+    sizes = [tuple(leaf.shape) for leaf in tree_leaves(call) if _batched(leaf)]
+    if sizes and not any(size[0] for size in sizes):
+        raise CaptureError(
+            f"the example inputs hold no sample, but tensors of {sizes[0]}: give a batch of one at least"
+        )
+    try:
+        with answer_untouched(model):
+            return _captured(model, *widen(call), quick)
+    except CaptureError:
+        _check_runs(model, call)  # if the network does not even run, that is what the user must know
+        raise
+
+
+def _check_runs(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Raise CaptureError where the network itself fails with the example; it stays as it is."""
+    if any(nn.parameter.is_lazy(tensor) for tensor in named_tensors(model).values()):
+        raise CaptureError(
+            f"{type(model).__name__} has parameters without a shape yet: run it once with the example inputs"
+        )
+    try:
+        with in_mode(model, False), torch.no_grad(), trace.caches_apart(model), trace.left_alone(model):
+            model(*call[0], **call[1])
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise CaptureError(
+            f"{type(model).__name__} cannot be run with the example inputs: {type(error).__name__}: {told:.500}"
+        ) from None
 
 
 def _captured(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], quick: bool) -> Captured:
@@ -169,8 +209,7 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
     for dynamic in (True, False):
         shapes = _dynamic(model.forward, arguments, keywords) if dynamic else None
         try:
-            with warnings.catch_warnings(), torch.no_grad(), trace.caches_apart(model):
-                warnings.simplefilter("ignore")
+            with exporter_quiet(), torch.no_grad(), trace.caches_apart(model):
                 program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
             return program_graph(program)
         except Exception as error:

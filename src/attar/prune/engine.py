@@ -31,7 +31,7 @@ from attar.prune.structure import Group, Kept, same_units
 from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
 from attar.prune.uses import Uses, mended_by_use, size_uses
 from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
-from attar.recipe.budget import Budget
+from attar.recipe.budget import Budget, as_budget
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,18 @@ class Pruner:
             raise ProofError(f"the cut network cannot be measured; {problem}") from None
 
     def limits(self, budget: Budget | Mapping[str, float]) -> dict[str, float]:
-        """Absolute limits. Shares are of the network as captured; that of its latency must be asked for before a cut."""
-        if not isinstance(budget, Budget):
+        """Absolute limits. Shares are of the network as captured; that of its latency must be asked for before a cut.
+
+        Raises:
+            ValueError: neither a budget nor a mapping of numbers.
+        """
+        if isinstance(budget, Mapping):
+            if shares := [f"{kind}={limit!r}" for kind, limit in budget.items() if isinstance(limit, str)]:
+                raise ValueError(
+                    f"a mapping holds absolute limits: give attar.Budget({shares[0]}) for a share or a unit"
+                )
             return dict(budget)
+        budget = as_budget(budget)
         original: dict[str, float] = {**self._original_cost.as_dict()}
         if isinstance(budget.latency, str) and budget.latency.strip().endswith("%"):
             how = (budget.batch, budget.threads)

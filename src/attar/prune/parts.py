@@ -8,7 +8,6 @@ whole graph has of it, one by one, so that labels and sizes are those of the who
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +20,7 @@ from attar.prune.capture import (
     Graph,
     answer_untouched,
     copied,
+    exporter_quiet,
     in_mode,
     is_free,
     numbers,
@@ -152,11 +152,10 @@ def _exported(part: nn.Module, call: Call, other: Call, training: bool) -> Graph
             in_mode(part, training),
             answer_untouched(part),
             caches_apart(part),
-            warnings.catch_warnings(),
+            exporter_quiet(),
             torch.no_grad(),
             torch.random.fork_rng(devices=[]),
         ):
-            warnings.simplefilter("ignore")
             graph = program_graph(torch.export.export(part, *call, dynamic_shapes=dynamic, strict=False))
     except Exception:
         return None

@@ -230,7 +230,7 @@ def run(
     stack: list[tuple[str, str]] = []
     with ExitStack() as around:
         around.enter_context(caches_apart(model))
-        around.enter_context(_left_alone(model))
+        around.enter_context(left_alone(model))
         names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         if places:
             around.enter_context(_paths_noted(model, stack))
@@ -282,7 +282,7 @@ def caches_apart(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _left_alone(model: nn.Module) -> Iterator[None]:
+def left_alone(model: nn.Module) -> Iterator[None]:
     """Buffers are copies inside, and everything that modules hold is put back after; so are random states and switches."""
     modules = list(model.modules())
     before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for m in modules]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
+
+from attar.names import closest
 
 KINDS = ("params", "macs", "bytes", "latency")
 """What a budget may limit: parameters, MACs of one sample, bytes of the weights file, seconds of a batch."""
@@ -99,6 +101,20 @@ class Budget:
                 value = format(int(value) if value == int(value) else value, ",")
             parts.append(f"{kind} <= {value}")
         return ", ".join(parts)
+
+
+def as_budget(given: Budget | Mapping[str, Limit]) -> Budget:
+    """The budget itself, or the one of these limits; ValueError for what is neither."""
+    if isinstance(given, Budget):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"budget={given!r:.100} does not say what is limited: give attar.Budget(params='50%'), for example"
+        )
+    known = [field.name for field in fields(Budget)]
+    if unknown := [key for key in given if key not in known]:
+        raise ValueError(f"a budget has no {unknown[0]!r}{closest(str(unknown[0]), known)}; it has {', '.join(known)}")
+    return Budget(**given)  # type: ignore[arg-type]
 
 
 def _between(kind: str, start: float, end: float, part: float, shape: str) -> float:
