@@ -18,13 +18,25 @@ from measuring import Figure, Goal, Result, in_turn, main, ratio
 from training import STUDENT, epochs_of, machine, synthetic, views_of
 
 from attar.data import Views
-from attar.distil import FromTeacher, OnlineTeacher, Pool, ViewOutputs, coding_for, from_labels
+from attar.distil import Batch, FromTeacher, Pool, ViewOutputs, coding_for, from_labels
 from attar.models import build
 from attar.train import Machine
 
 GOAL = 1.05
 POOL = 2
 TEMPERATURE, ALPHA = 4.0, 0.9
+
+
+class OnlineTeacher:
+    """A teacher that looks at every view: frozen, in eval mode, under inference mode."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        with torch.inference_mode():
+            logits = self.model(batch.images).float()
+        return logits.clone()  # a tensor made under inference mode could not take part in the student's backward pass
 
 
 @contextmanager

@@ -64,15 +64,3 @@ def outputs_ahead(objective: Objective, epoch: int, samples: torch.Tensor) -> to
     inner = getattr(objective, "objective", objective)  # a penalty stands around the objective proper
     ahead = getattr(getattr(inner, "teacher", None), "ahead", None)
     return None if ahead is None else ahead(epoch, samples)
-
-
-class OnlineTeacher:
-    """A teacher that looks at every view: frozen, in eval mode, under inference mode."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.model = model.eval().requires_grad_(False)
-
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        with torch.inference_mode():
-            logits = self.model(batch.images).float()
-        return logits.clone()  # a tensor made under inference mode could not take part in the student's backward pass

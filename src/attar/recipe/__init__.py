@@ -1,7 +1,7 @@
 """The recipe: a TOML file that says everything a run does. Nothing here imports torch."""
 
 from attar.recipe.budget import Budget
-from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, recipe_text, value_of
+from attar.recipe.load import RecipeError, changed, check_recipe, difference, load_recipe, value_of
 from attar.recipe.toml import recipe_toml
 from attar.recipe.types import Augment, Compute, Data, Distil, Export, Prune, Recipe, Student, Teacher, Training
 
@@ -22,7 +22,6 @@ __all__ = [
     "check_recipe",
     "difference",
     "load_recipe",
-    "recipe_text",
     "recipe_toml",
     "value_of",
 ]

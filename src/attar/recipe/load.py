@@ -71,11 +71,6 @@ def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return check_recipe(values) if overrides else recipe
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """The recipe with every default spelled out, as JSON: what a run records and compares."""
-    return json.dumps(recipe.model_dump(mode="json"), indent=1, sort_keys=True)
-
-
 def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """The lines that tell two recipes apart, e.g. `distil.temperature: 4.0 -> 2.0`."""
     found = []
