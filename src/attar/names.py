@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<function>[A
 
 def closest(word: str, known: Iterable[str]) -> str:
     """`, did you mean 'x'?` for the nearest known word, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {matches[0]!r}?" if matches else ""
 
 

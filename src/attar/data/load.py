@@ -1,6 +1,5 @@
 """Data sets by name."""
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from attar.data.function import load_function
 from attar.data.huggingface import load_huggingface
 from attar.data.images import DataError, ImageData, Progress
 from attar.data.npz import load_npz
-from attar.names import names_function
+from attar.names import closest, names_function
 
 _BY_NAME: dict[str, Callable[[Path | None, Progress | None], ImageData]] = {
     "fashion-mnist": load_fashion_mnist,
@@ -59,6 +58,5 @@ def load_data(
         return load_function(name, place, progress, _KINDS)
     if name in _BY_NAME:
         return _BY_NAME[name](place, progress)
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), NAMES, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise DataError(f"there is no data set {name!r}{hint} Known: {', '.join(NAMES)}")
+    hint = closest(name.lower().replace("_", "-"), NAMES)
+    raise DataError(f"there is no data set {name!r}{hint}; attar has {', '.join(NAMES)}")

@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from attar.names import closest
 from attar.recipe.types import Recipe
-from attar.recipe.words import did_you_mean, no_such_key
+from attar.recipe.words import no_such_key
 
 Place = tuple[str | int, ...]
 
@@ -129,9 +130,8 @@ def _explain(fault: Any, values: dict[str, Any], where: str, lines: dict[Place, 
         return f"{start}: must be given"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        return (
-            f"{start} = {fault['input']!r}; {did_you_mean(str(fault['input']), allowed)}allowed: {', '.join(allowed)}"
-        )
+        hint = closest(str(fault["input"]), allowed)
+        return f"{start} = {fault['input']!r}{hint}; allowed: {', '.join(allowed)}"
     message = str(context["error"]) if "error" in context else fault["msg"]
     shown = fault["input"]
     value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"
