@@ -9,6 +9,7 @@ from conftest import DIGITS, SMALL
 from attar.pipeline import folder as folder_module
 from attar.pipeline import run
 from attar.recipe import load_recipe
+from attar.report.views import views_section
 from attar.train import CheckpointError
 
 
@@ -54,6 +55,11 @@ def test_costs_are_held_against_the_teacher(told):
     assert paired["first_only"] - paired["second_only"] == gained
     page = (folder / "report.html").read_text()
     assert "than the teacher" in page and len(page.encode()) < 3_000_000
+
+
+def test_a_name_with_a_bar_stays_in_its_cell():
+    page = views_section({"views": [{"name": "a|b", "error": "none", "flags": ["failed"]}]})
+    assert "| `a\\|b` |" in page
 
 
 def test_a_finished_run_is_reported_again_without_reading_its_checkpoints(finished_runs, tmp_path, monkeypatch):

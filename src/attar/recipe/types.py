@@ -127,7 +127,7 @@ class Training(Table):
 
 
 class Network(Table):
-    """A network by its builder's name: attar's own (`resnet20`), `timm:NAME`, `torchvision:NAME` or `package.module:function`."""
+    """A network by its builder's name: `resnet20`, `timm:NAME`, `torchvision:NAME`, `hf:TYPE` or `package.module:function`."""
 
     model: str
     """The builder's name."""

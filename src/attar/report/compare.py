@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from attar.report.markdown import percent, table
+from attar.report.markdown import interval, percent, table
 from attar.report.statistics import McNemar, mcnemar, mean_sd, wilson_interval
 
 NO_DIFFERENCE = ("name", "seed", "compute")
@@ -132,7 +132,7 @@ def _runs(comparison: Comparison) -> str:
         [
             outcome.name,
             percent(outcome.accuracy),
-            "[{:.2f}, {:.2f}]".format(*(100 * end for end in outcome.interval)),
+            interval({"interval": outcome.interval}),
             f"{outcome.hits:,}",
             f"{outcome.params:,}",
             f"{outcome.macs:,}",

@@ -1,4 +1,4 @@
-"""Parts of pages: tables, shares, intervals."""
+"""Parts of pages: tables, shares, intervals, and rows that report.md and report.html both show."""
 
 from __future__ import annotations
 
@@ -20,6 +20,40 @@ def interval(test: dict[str, Any]) -> str:
     """`[94.30, 95.17]`, in percent, of facts with an `interval`."""
     low, high = test["interval"]
     return f"[{100 * low:.2f}, {100 * high:.2f}]"
+
+
+FRONTIER = ["step", "parameters", "MACs", "units cut", "held-out before fine-tuning", "after", "proof"]
+COMMONEST = ["is", "taken for", "images", "of the class"]
+
+
+def frontier_rows(points: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for each point of the frontier, under `FRONTIER`."""
+    return [
+        [
+            str(point["step"]),
+            f"{point['cost']['params']:,}",
+            f"{point['cost']['macs']:,}",
+            str(point.get("removed", "-")),
+            percent(point.get("held_out_before")),
+            percent(point.get("held_out")),
+            "-" if point.get("proof") is None else f"{point['proof']:.1e}",
+        ]
+        for point in points
+    ]
+
+
+def worst_proof(points: list[dict[str, Any]]) -> float | None:
+    """The largest relative error of any cut; None where nothing was cut."""
+    return max((point["proof"] for point in points if point.get("proof") is not None), default=None)
+
+
+def commonest_rows(confusion: dict[str, Any]) -> list[list[str]]:
+    """The commonest mistakes, under `COMMONEST`."""
+    names = confusion["classes"]
+    return [
+        [names[row["is"]], names[row["taken_for"]], str(row["images"]), f"{row['of_class']:.1%}"]
+        for row in confusion["commonest"]
+    ]
 
 
 def commits(facts: dict[str, Any]) -> list[str]:

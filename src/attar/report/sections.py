@@ -8,7 +8,16 @@ from typing import Any
 from attar.report.controls import against_teacher
 from attar.report.controls import verdict as sentence
 from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines
-from attar.report.markdown import commits, interval, percent
+from attar.report.markdown import (
+    COMMONEST,
+    FRONTIER,
+    commits,
+    commonest_rows,
+    frontier_rows,
+    interval,
+    percent,
+    worst_proof,
+)
 from attar.report.markup import Child, Markup, element, join, section, table
 
 Facts = dict[str, Any]
@@ -144,11 +153,7 @@ def confusion(facts: Facts) -> Markup:
     names = facts["classes"]
     if not facts["commonest"]:
         return section("confusion", "Confusion", element("p", "Not one test image is taken for another class."))
-    rows: list[list[Child]] = [
-        [names[row["is"]], names[row["taken_for"]], row["images"], f"{row['of_class']:.1%}"]
-        for row in facts["commonest"]
-    ]
-    listed = table(["is", "taken for", "images", "of the class"], rows)
+    listed = table(COMMONEST, commonest_rows(facts))
     matrix = confusion_matrix(facts["matrix"], names) if facts["matrix"] is not None else None
     return section("confusion", "Confusion", matrix, element("h3", "Commonest mistakes"), listed)
 
@@ -200,28 +205,14 @@ def opinion(row: Facts, who: str, names: Sequence[str]) -> str:
 
 def proof(facts: Facts) -> Markup | None:
     """The cuts, each with its figure."""
-    points = facts["frontier"]
-    worst = max((point["proof"] for point in points if point.get("proof") is not None), default=None)
+    worst = worst_proof(facts["frontier"])
     if worst is None:
         return None
-    rows = [
-        [
-            point["step"],
-            number(point["cost"]["params"]),
-            number(point["cost"]["macs"]),
-            point.get("removed", "-"),
-            percent(point.get("held_out_before")),
-            percent(point.get("held_out")),
-            f"{point['proof']:.1e}" if point.get("proof") is not None else "-",
-        ]
-        for point in points
-    ]
-    heads = ["step", "parameters", "MACs", "units cut", "held-out before fine-tuning", "after", "proof"]
     text = (
         "After each cut the small network was compared with the large one whose removed units are masked, in float64. "
         f"The largest relative error of any step is {worst:.1e}."
     )
-    details = element("details", element("summary", "Every step"), table(heads, rows))
+    details = element("details", element("summary", "Every step"), table(FRONTIER, frontier_rows(facts["frontier"])))
     return section("proof", "Proof", element("p", text), details)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.report.markdown import percent, table
+
 NAMES = {
     "model.safetensors": "attar and torch (eager)",
     "model.pt2": "torch.export",
@@ -18,8 +20,7 @@ def views_section(facts: dict[str, Any]) -> str:
     if not rows:
         return ""
     heads = ["file", "runs in", "bytes", "test accuracy", "other class than eager", "golden logits off by", "one image"]
-    lines = ["## Views", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    lines = ["## Views", "", table(heads, [_cells(row) for row in rows])]
     flags = [f"- **{row['name']}**: {flag}" for row in rows for flag in row["flags"]]
     lines += ["", *(flags or ["Every view agrees with the network on the golden batch."])]
     lines += ["", "Times are medians of one image on one thread, in milliseconds, preprocessing included."]
@@ -36,7 +37,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"`{name}`",
         NAMES.get(name, ""),
         f"{row['bytes']:,}",
-        f"{100 * test['accuracy']:.2f} %" if known else "-",
+        percent(test.get("accuracy")),
         f"{test['differing']:,} of {test['n']:,}" if known else "-",
         f"{row['difference']:.1e}",
         f"{row['milliseconds']:.2f} ms",

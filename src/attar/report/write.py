@@ -7,7 +7,18 @@ from typing import Any
 
 from attar.report.controls import against_teacher, controls_section
 from attar.report.costs import budget_figure, budget_lines, cost_lines
-from attar.report.markdown import commits, interval, percent, table, teacher_name
+from attar.report.markdown import (
+    COMMONEST,
+    FRONTIER,
+    commits,
+    commonest_rows,
+    frontier_rows,
+    interval,
+    percent,
+    table,
+    teacher_name,
+    worst_proof,
+)
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
@@ -62,8 +73,7 @@ def _verdict(facts: Facts) -> str:
         limit, used = (budget_figure(line.kind, value) for value in (line.limit, line.used))
         how = f" ({line.how})" if line.how else ""
         lines.append(f"- Budget {line.kind} <= {limit}: **{line.verdict}** with {used}{how}.")
-    worst = max((point["proof"] for point in facts["frontier"] if "proof" in point), default=None)
-    if worst is not None:
+    if (worst := worst_proof(facts["frontier"])) is not None:
         lines.append(f"- Every cut proved equal to the masked network; largest relative error {worst:.1e} (float64).")
     if said := against_teacher(facts):
         lines.append(f"- {said}")
@@ -99,21 +109,8 @@ def _frontier(facts: Facts, plot: str | None) -> str:
     points = facts["frontier"]
     if len(points) < 2:
         return ""
-    rows = [
-        [
-            str(point["step"]),
-            f"{point['cost']['params']:,}",
-            f"{point['cost']['macs']:,}",
-            str(point.get("removed", "-")),
-            percent(point.get("held_out_before")),
-            percent(point["held_out"]),
-            f"{point['proof']:.1e}" if "proof" in point else "-",
-        ]
-        for point in points
-    ]
-    heads = ["step", "parameters", "MACs", "units cut", "held-out before fine-tuning", "after", "proof"]
     picture = f"![The frontier: held-out accuracy against parameters]({plot})\n\n" if plot else ""
-    return f"## Frontier\n\n{picture}{table(heads, rows)}"
+    return f"## Frontier\n\n{picture}{table(FRONTIER, frontier_rows(points))}"
 
 
 def _widths(facts: Facts) -> str:
@@ -153,11 +150,7 @@ def _confusion(facts: Facts) -> str:
     if matrix is not None:
         rows = [[name, *(str(n or "") for n in row)] for name, row in zip(names, matrix)]
         parts.append(table(["is ↓ taken for →", *names], rows))
-    rows = [
-        [names[row["is"]], names[row["taken_for"]], str(row["images"]), f"{row['of_class']:.1%}"]
-        for row in confusion["commonest"]
-    ]
-    parts.append("Commonest mistakes:\n\n" + table(["is", "taken for", "images", "of the class"], rows))
+    parts.append("Commonest mistakes:\n\n" + table(COMMONEST, commonest_rows(confusion)))
     return "\n\n".join(parts)
 
 
