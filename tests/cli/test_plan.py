@@ -41,6 +41,11 @@ def test_latency_is_measured_before_and_after() -> None:
     assert all(cell.endswith(" ms") and float(cell[:-3]) > 0 for cell in row(said, "latency")[1:3])
 
 
+def test_a_latency_without_a_unit_is_in_seconds() -> None:
+    code, said = planned("--latency", "60.5")
+    assert code == 0 and "latency <= 60.5" in said
+
+
 def test_what_cannot_be_is_refused_with_the_way_out(tmp_path) -> None:
     code, said = planned("--params", "10")
     assert code == 2 and "the smallest reachable is" in said

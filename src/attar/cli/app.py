@@ -173,7 +173,7 @@ def plan(
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 50%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
     bytes: Annotated[str | None, typer.Option(help="Most bytes of the file of weights; likewise.")] = None,
-    latency: Annotated[str | None, typer.Option(help="Most seconds of a batch here: 5ms, or a share.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Most seconds of a batch here: 0.005, 5ms, or a share.")] = None,
     batch: Annotated[int, typer.Option(help="Images in the batch whose latency is measured.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads that latency is measured with.")] = 1,
     weights: Annotated[

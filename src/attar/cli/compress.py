@@ -31,7 +31,7 @@ def compress(
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 25%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
     bytes: Annotated[str | None, typer.Option(help="Most bytes of the file of weights; likewise.")] = None,
-    latency: Annotated[str | None, typer.Option(help="Most seconds of one image here: 5ms, or a share.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Most seconds of one image here: 0.005, 5ms, or a share.")] = None,
     student: Annotated[
         str | None, typer.Option(help="The student's builder. [default: the teacher itself, pruned]")
     ] = None,
