@@ -61,6 +61,10 @@ def test_runs_that_cannot_be_compared_are_refused(finished_runs, tmp_path):
     shutil.copytree(b, unfinished)
     (unfinished / "export.safetensors").unlink()
     (unfinished / "prune.safetensors").unlink()
+    unpruned = tmp_path / "unpruned"
+    shutil.copytree(unfinished, unpruned)
+    facts = json.loads((unpruned / "run.json").read_text())
+    (unpruned / "run.json").write_text(json.dumps({**facts, "recipe": {**facts["recipe"], "prune": None}}))
     other = tmp_path / "other"
     shutil.copytree(b, other)
     facts = json.loads((other / "run.json").read_text())
@@ -69,6 +73,7 @@ def test_runs_that_cannot_be_compared_are_refused(finished_runs, tmp_path):
     (tmp_path / "nothing").mkdir()
     for arguments, expected in (
         ((a, unfinished), "unfinished has not finished: it stopped before the end of prune"),
+        ((a, unpruned), "unpruned has not finished: it stopped before the end of export"),
         ((a, other), "a and other cannot be compared"),
         ((a, other, "--held-out"), "a and other cannot be compared"),
         ((a, tmp_path / "nothing"), "no run.json"),

@@ -104,7 +104,10 @@ def held_out_images(facts: dict[str, Any]) -> str:
 
 
 def _missing(folder: RunFolder) -> str:
-    return "the end of " + next(s for s in ("distil", "prune", "export") if not folder.finished(s))
+    stages = (
+        ("distil", "prune", "export") if folder.read_json("run.json")["recipe"].get("prune") else ("distil", "export")
+    )
+    return "the end of " + next(stage for stage in stages if not folder.finished(stage))
 
 
 def _test_hits(data: dict[str, Any], test: dict[str, Any]) -> dict[str, Any]:
