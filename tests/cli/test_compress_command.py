@@ -143,6 +143,7 @@ def test_weights_that_are_code_are_not_unpickled(tmp_path):
     [
         ([], "nothing to do: give a limit"),
         (["--params", "5"], "smallest"),
+        (["--params", "50%", "--epochs", "0"], "--epochs 0: give a number above 0"),
         (["--params", "50%", "--student", "resnt20"], "did you mean 'resnet20'"),
         (["--params", "50%", "--mean", "0.5,0.5,0.5", "--std", "1,1,1"], "the images have 1 channels"),
         (["--params", "50%", "--mean", "0.5"], "mean and std go together"),

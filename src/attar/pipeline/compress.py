@@ -48,10 +48,13 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
     """
     if wish.student is None and wish.budget is None:
         raise RecipeError("nothing to do: give a limit (--params, --macs, --bytes, --latency), a --student, or both")
+    if wish.epochs is not None and not wish.epochs > 0:
+        raise RecipeError(f"--epochs {wish.epochs:g}: give a number above 0, or leave it out")
     count = len(data.images)
     held_out = min(5000, max(data.classes, count // 10), count - 1)
     images = count - held_out
-    epochs = wish.epochs or float(round(min(60.0, max(4.0, 20 * math.sqrt(50_000 / images)))))
+    usual = float(round(min(60.0, max(4.0, 20 * math.sqrt(50_000 / images)))))
+    epochs = usual if wish.epochs is None else wish.epochs
     teacher = {"model": wish.teacher, "arguments": wish.teacher_arguments, "weights": wish.weights}
     student = teacher if wish.student is None else {"model": wish.student, "arguments": wish.student_arguments}
     batch = 128 if images >= 5000 else 64 if images >= 500 else 16
