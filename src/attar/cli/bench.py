@@ -71,7 +71,7 @@ def as_text(found: list[Bench]) -> str:
     sizes = [measured.batch for measured in next((row.measured for row in found if row.measured), ())]
     heads = ["", "file"]
     for size in sizes:
-        heads += [f"batch {size}", "images/s", "peak memory", "of it own"]
+        heads += [f"batch {size}", "images/s", "peak memory", "own memory"]
     rows = [_cells(row, len(heads)) for row in found]
     errors = [f"{row.name} FAILED: {row.error}" for row in found if row.error]
     threads = f"{found[0].threads} thread{'s' if found[0].threads > 1 else ''}"
