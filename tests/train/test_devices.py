@@ -35,6 +35,16 @@ def test_ranks_do_not_share_one_mps(apple):
         Machine.choose(Compute(device="mps", threads=1), Ranks(1, 2, 1))
 
 
+def test_devices_that_cannot_be_are_refused(monkeypatch):
+    for device in ("auto:1", "cpu:x", "cpu:1", "mps:0", "cuda:", "cuda:x", "gpu"):
+        with pytest.raises(ValueError, match="allowed: auto, cpu, cuda, cuda:N, mps"):
+            Compute(device=device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"'cuda:2' is not on this machine; its GPUs are 0 to 1"):
+        Machine.choose(Compute(device="cuda:2", threads=1))
+
+
 def test_views_are_made_on_the_cpu_where_a_device_is_not_trusted(monkeypatch):
     """`meta` stands for the device: it holds no numbers, so nothing computed there could be told from anything else."""
     monkeypatch.setattr(views, "HOMES", {"meta": "cpu"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -324,8 +325,7 @@ class Compute(Table):
     @field_validator("device")
     @classmethod
     def _known(cls, value: str) -> str:
-        kind = value.split(":")[0]
-        if kind not in ("auto", "cpu", "cuda", "mps"):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
             raise ValueError(f"device = {value!r}; allowed: auto, cpu, cuda, cuda:N, mps")
         return value
 

@@ -84,12 +84,14 @@ def _device(asked: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = asked.split(":")[0]
+    kind, _, number = asked.partition(":")
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not here[kind]:
         found = ", ".join(name for name, is_here in here.items() if is_here)
         raise ValueError(f"compute.device = {asked!r} is not on this machine; there is: {found}")
-    if kind == "cuda" and ":" in asked:
+    if number and int(number) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"compute.device = {asked!r} is not on this machine; its GPUs are 0 to {count - 1}")
+    if number:
         torch.cuda.set_device(asked)  # streams and graphs are made on the current one
     return asked
 
