@@ -38,6 +38,9 @@ def wrong(): return [1, 2, 3]
 def network(): return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(),
                                           torch.nn.Linear(288, 10))
 
+class Guided(torch.nn.Module):
+    def forward(self, images, masks): return images
+
 def loss(student, teacher, labels, temperature, alpha):
     called.append("loss")
     return (student - teacher).square().mean() / temperature
@@ -118,6 +121,10 @@ def test_what_a_data_function_may_return(mine: Path):
         ({"distil": {"loss": "mine:wrong", "train": TRAIN}}, "distil.loss = 'mine:wrong': .*positional arguments"),
         ({"distil": {"loss": "kll", "train": TRAIN}}, "did you mean 'kl'"),
         ({"distil": {"loss": "mine:los", "train": TRAIN}}, "did you mean 'loss'"),
+        (
+            {"student": {"model": "mine:Guided"}},
+            "student.model = 'mine:Guided': .*required positional argument: 'masks'",
+        ),
         ({"student": {"model": "mine:netwerk"}}, "did you mean 'network'"),
         ({"data": {"source": "nowhere:data"}}, "data.source = 'nowhere:data': .*cannot import 'nowhere'"),
     ],

@@ -231,7 +231,7 @@ def _check_networks(session: Session) -> None:
         try:
             model = session.build(network)
             outputs = model.eval()(session.example)
-        except (ValueError, RuntimeError, AssertionError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
             shape = f"images are {list(session.data.image_shape)} (channels, height, width)"
             raise RecipeError(f"{place}.model = {network.model!r}: {error} ({shape})") from None
         wanted = (len(session.example), session.data.classes)
