@@ -36,7 +36,7 @@ def test_ranks_do_not_share_one_mps(apple):
 
 
 def test_devices_that_cannot_be_are_refused(monkeypatch):
-    for device in ("auto:1", "cpu:x", "cpu:1", "mps:0", "cuda:", "cuda:x", "gpu"):
+    for device in ("auto:1", "cpu:x", "cpu:1", "mps:0", "cuda:", "cuda:x", "cuda:01", "gpu"):
         with pytest.raises(ValueError, match="allowed: auto, cpu, cuda, cuda:N, mps"):
             Compute(device=device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

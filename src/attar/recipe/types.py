@@ -325,7 +325,7 @@ class Compute(Table):
     @field_validator("device")
     @classmethod
     def _known(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:(0|[1-9][0-9]*))?", value):
             raise ValueError(f"device = {value!r}; allowed: auto, cpu, cuda, cuda:N, mps")
         return value
 
