@@ -53,7 +53,7 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         watcher: told about progress.
 
     Raises:
-        RecipeError: a point cannot be run, or holds nothing out; nothing was computed.
+        RecipeError: a point cannot be run, holds nothing out, or holds out other images than the rest; nothing was computed.
         RunError: a folder holds a run of another recipe.
         Interrupted: the sweep was stopped; the same call goes on.
     """
