@@ -157,6 +157,15 @@ def test_a_loss_of_ones_own_is_for_the_teacher_alone(finished_runs, tmp_path):
     assert control_recipe(path, with_teacher=False).distil.loss == "kl"
 
 
+def test_weights_that_a_finished_stage_has_read_are_not_needed_again(finished_runs, tmp_path):
+    def brought(recipe):
+        recipe["teacher"] |= {"weights": "gone.safetensors", "train": None}
+
+    path = with_recipe(finished_runs / "a", tmp_path / "a", brought)
+    control(path, with_teacher=False)
+    assert len(json.loads((path / "artifact/report.json").read_text())["controls"]) == 1
+
+
 def test_a_student_that_was_only_fine_tuned_has_a_control_that_learns_as_fresh_weights_do(finished_runs, tmp_path):
     def compressed(recipe):
         recipe["prune"]["final"] |= {"learning_rate": 0.01, "batch": 64, "warmup": 0.0}

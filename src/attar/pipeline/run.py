@@ -240,7 +240,7 @@ def _check_networks(session: Session) -> None:
                 f"{place}.model = {network.model!r}: for images of {list(session.data.image_shape)} it should give "
                 f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}"
             )
-        if network.weights is not None:
+        if network.weights is not None and not session.folder.finished("distil" if place == "student" else "teach"):
             known = session.data.image_shape[0], session.data.classes
             load_weights(model, Path(network.weights), f"{place}.weights", known)
     if recipe.prune is not None and not session.folder.finished("prune"):
