@@ -6,7 +6,8 @@
 Called again it goes on where it stopped. Exit code 0: everything is done; 3: time is up, call it again; 1: a run failed, and
 the others were gone on with. Recipes with the same teacher share one, taught first. For every recipe and seed: the run, then
 its control with the teacher and the one without. Where the code lies without its repository, name its commit:
-ATTAR_COMMIT=SHA.
+ATTAR_COMMIT=SHA. With ATTAR_VIEW_CACHE=all the control with the teacher, and recipes of other budgets, read what the teacher said
+to the first run, instead of asking it again.
 
 Written into --out, anew on every call:
     status.json        what is done, and how far the rest is
