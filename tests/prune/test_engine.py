@@ -189,3 +189,19 @@ def test_a_cut_tells_the_bytes_of_the_type_that_the_network_has_then() -> None:
     before = saved_bytes(model.double())
     cut = pruner.cut(pruner.plan_share(0.5))
     assert (cut.before.bytes, cut.after.bytes) == (before, saved_bytes(model))
+
+
+def test_code_that_asks_whether_a_tensor_is_true_is_named() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            if x.sum() > 1e9:
+                x = self.b(x)
+            return self.head(x.mean((2, 3)))
+
+    cut = Pruner(Asks(), torch.randn(2, 1, 8, 8)).step(Budget(params="60%"))
+    assert any("asks whether a tensor is true" in note for note in cut.notes)

@@ -43,6 +43,8 @@ class Graph:
     exported: bool = True
     """Whether `torch.export` made it; a quick trace says as much of labels, and is shipped only where the export has the
     example's batch written into it."""
+    asks: bool = False
+    """Whether the code asked if a tensor is true, so that only the way which the example takes was seen."""
     numbers: list[Any] = field(repr=False, default_factory=list)
     """Arguments that are written into it, `tensor` in the place of others; in the order of the flattened call."""
 
@@ -200,7 +202,9 @@ def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
     builder = trace.Builder(first, frees, longer[1] if longer else 1)
     module = builder.build(named_tensors(model))
     told = numbers(tree_leaves((arguments, keywords)))
-    return Graph(module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, False, told)
+    return Graph(
+        module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, False, first.asks, told
+    )
 
 
 def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:

@@ -23,6 +23,7 @@ from attar.prune.unruled import counted_macs
 
 POLICIES = ("normal", "strict")
 FOLLOWERS = ("batch_norm", "norm")
+ASKS = "the code asks whether a tensor is true: only the way that it goes with the example was looked at and proved"
 
 
 @dataclass
@@ -166,7 +167,9 @@ def _assemble(
         tuple(_mac_terms(walks[0], axes)),
     )
     unknown = [f.reason for f in labels.fixed if "no rule" in f.reason]
-    reports = tuple(dict.fromkeys([*unknown, *([captured.training_error] if captured.training_error else [])]))
+    errors = [captured.training_error] if captured.training_error else []
+    asks = [ASKS] if any(graph.asks for graph in captured.graphs) else []
+    reports = tuple(dict.fromkeys([*unknown, *errors, *asks]))
     return Coupled(captured, walks, structure, places, label_group, label_unit, reports)
 
 

@@ -90,6 +90,8 @@ class Trace:
     constants: list[torch.Tensor] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     specs: tuple[Any, Any] = (None, None)
+    asks: bool = False
+    """Whether the code asked if a tensor is true: it may go another way with other inputs."""
 
 
 class _Recorder(ProxyTorchDispatchMode):
@@ -133,6 +135,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if len(tensors) < len(results):
             if tensors:
                 raise Untraceable(f"{func} gives tensors and other things")
+            self.trace.asks |= func is torch.ops.aten.is_nonzero.default
             return found
         number = len(self.trace.steps)
         shapes, dtypes = [tuple(t.shape) for t in tensors], [t.dtype for t in tensors]
