@@ -11,18 +11,16 @@ sys.path[:0] = [str(TESTS / "prune"), str(TESTS / "train")]
 
 from awkward_networks import EXACT, MIXING, example  # noqa: E402
 from device import DEVICE, NAME, CaptureError, Pretending, capturing, register  # noqa: E402
+from pipeline.conftest import DIGITS, SMALL  # noqa: E402
 from test_step import Played, same, trained  # noqa: E402
 
 import attar  # noqa: E402
 from attar.recipe import load_recipe  # noqa: E402
 from attar.train import Machine, machine, step  # noqa: E402
 
-SMALL = (
-    "compute.precision=fp32", "compute.threads=1", "teacher.train.warmup=0", "distil.train.warmup=0",
-    "teacher.arguments.widths=[4,6,8]", "teacher.train.epochs=1", "student.arguments.widths=[4,6,8]",
-    "distil.train.epochs=1", "prune.steps=2", "prune.importance=taylor", "prune.train.epochs=0.2",
-    "prune.final.epochs=0.5", "prune.sparse.train.epochs=0.5", "prune.sparse.train.batch=64",
-    "prune.sparse.train.learning_rate=0.05", "export.onnx=false", "export.pt2=false", "export.int8=false",
+RECIPE = (
+    *SMALL, "prune.importance=taylor", "prune.sparse.train.epochs=0.5", "prune.sparse.train.batch=64",
+    "prune.sparse.train.learning_rate=0.05",
 )  # fmt: skip
 
 
@@ -67,7 +65,7 @@ def test_every_stage_of_a_run(device, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_device", lambda asked: device)
     monkeypatch.setattr(Machine, "buffered", property(lambda self: True))
     before = Played.replays
-    attar.run(load_recipe(TESTS.parent / "recipes/digits.toml", SMALL), tmp_path)
+    attar.run(load_recipe(DIGITS, RECIPE), tmp_path)
     assert Played.replays > before
     attar.load(tmp_path / "artifact")
 

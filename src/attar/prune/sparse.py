@@ -31,6 +31,26 @@ class WithPenalty:
         return loss + self.penalty(model), logits
 
 
+class Owners:
+    """The unit that owns each index of a tensor, as numbers on the tensor's device.
+
+    They are copied there once: a step that is being recorded as a CUDA graph may copy nothing.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, torch.device], torch.Tensor] = {}
+
+    def of(self, group: int, number: int, member: Member, size: int, device: torch.device) -> torch.Tensor:
+        """int64 (length of the member's dimension,): units of the group, `size` where no unit owns the index.
+
+        `number`: the member's among those of its group.
+        """
+        key = (group, number, device)
+        if key not in self._known:
+            self._known[key] = torch.where(member.unit < 0, size, member.unit).to(device)
+        return self._known[key]
+
+
 @dataclass(frozen=True)
 class GroupLasso:
     """DepGraph's group sparsity (Fang et al. 2023): every unit is shrunk, the least important of its group the hardest.
@@ -42,7 +62,7 @@ class GroupLasso:
     structure: Structure
     strength: float = 1e-4
     alpha: float = 4.0
-    _owners: Owners = field(default_factory=lambda: Owners(), compare=False, repr=False)
+    _owners: Owners = field(default_factory=Owners, compare=False, repr=False)
 
     def __call__(self, model: nn.Module) -> torch.Tensor:
         parameters = _parameters(model)
@@ -68,7 +88,7 @@ class GrowingPenalty:
     growth: float = 1e-4
     every: int = 10
     ceiling: float = 1.0
-    _owners: Owners = field(default_factory=lambda: Owners(), compare=False, repr=False)
+    _owners: Owners = field(default_factory=Owners, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -83,26 +103,6 @@ class GrowingPenalty:
         chosen = {index: (~mask).to(torch.float32) for index, mask in self.kept.items()}
         squares = weighted_squares(self.structure, _parameters(model), chosen, self._owners)
         return _gradient_only(self.rate / 2 * squares)
-
-
-class Owners:
-    """The unit that owns each index of a tensor, as numbers on the tensor's device.
-
-    They are copied there once: a step that is being recorded as a CUDA graph may copy nothing.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int, torch.device], torch.Tensor] = {}
-
-    def of(self, group: int, number: int, member: Member, size: int, device: torch.device) -> torch.Tensor:
-        """int64 (length of the member's dimension,): units of the group, `size` where no unit owns the index.
-
-        `number`: the member's among those of its group.
-        """
-        key = (group, number, device)
-        if key not in self._known:
-            self._known[key] = torch.where(member.unit < 0, size, member.unit).to(device)
-        return self._known[key]
 
 
 def lasso_weights(norms: torch.Tensor, alpha: float) -> torch.Tensor:
