@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ def make_folder(folder: Path) -> None:
         raise DataError(
             f"cannot write to the cache folder {folder} ({error.strerror or error}); set ATTAR_CACHE to another folder"
         ) from error
+
+
+def under_way(path: Path) -> Path:
+    """A file beside `path`, to be renamed over it once it is whole; no process has the same, in another container neither."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.data.cache import paced
+from attar.data.cache import paced, under_way
 from attar.data.convert import Array
 from attar.data.images import DataError, Progress
 from attar.data.pictures import BadPictureError, Source, read_picture
@@ -33,7 +33,7 @@ class Decoded:
 
 def write_json(path: Path, value: Any) -> None:
     """The file has its old or its new content, never a part."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = under_way(path)
     with part.open("w") as file:
         json.dump(value, file)
         file.flush()

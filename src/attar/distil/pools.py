@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attar.data.cache import cache_folder
+from attar.data.cache import cache_folder, under_way
 from attar.distil.store import StoredRows, check_room, file_bytes, folder_bytes
 
 LIMIT = "10G"
@@ -70,11 +69,12 @@ class Pool:
         about, ids = self.path / "about.json", self.path / "samples.npy"
         if about.exists():
             return
-        mark = f".{os.getpid()}-{secrets.token_hex(4)}.npy"  # containers that share the cache may share the number
-        np.save(self.path / mark, samples.numpy().astype("<i8"), allow_pickle=False)
-        (self.path / mark).replace(ids)
-        (self.path / mark).write_text(json.dumps({"facts": self.facts, "notes": self.notes}, indent=1) + "\n")
-        (self.path / mark).replace(about)
+        part = under_way(ids)
+        with part.open("wb") as file:
+            np.save(file, samples.numpy().astype("<i8"), allow_pickle=False)
+        part.replace(ids)
+        part.write_text(json.dumps({"facts": self.facts, "notes": self.notes}, indent=1) + "\n")
+        part.replace(about)
 
 
 @dataclass(frozen=True)

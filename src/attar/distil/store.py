@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import secrets
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from attar.data.cache import under_way
 
 BLOCK = 256
 """Rows in a block: what the teacher sees at once."""
@@ -129,7 +130,7 @@ class StoredRows(Rows):
 
     def _make(self, size: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+        temporary = under_way(self.path)
         try:
             with temporary.open("wb") as file:
                 file.write(self._header)
