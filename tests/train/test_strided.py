@@ -40,7 +40,13 @@ print("alive")
 
 @pytest.mark.parametrize(
     ("size", "width", "threads", "dtype"),
-    [(28, 7, 1, "float32"), (28, 3, 2, "float32"), (14, 1, 1, "float32"), (64, 8, 1, "float32"), (28, 5, 1, "bfloat16")],
+    [
+        (28, 7, 1, "float32"),
+        (28, 3, 2, "float32"),
+        (14, 1, 1, "float32"),
+        (64, 8, 1, "float32"),
+        (28, 5, 1, "bfloat16"),
+    ],
 )
 def test_a_narrow_network_trains(size, width, threads, dtype):
     case = [str(value) for value in (size, width, threads, dtype)]

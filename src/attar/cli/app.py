@@ -121,13 +121,26 @@ def run(
         Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
     ] = None,
     tensorboard: Tensorboard = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, plan the final shape and estimate the time; train nothing.")
+    ] = False,
 ) -> None:
     """Do a whole run: teach, distil, prune, export, report. The same command continues a stopped run."""
     with explained():
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
-        carry_out(checked, out or Path("runs") / checked.name, tensorboard)
+        folder = out or Path("runs") / checked.name
+        if not dry_run:
+            carry_out(checked, folder, tensorboard)
+            return
+        from attar.cli.plan import rehearsal_text
+        from attar.cli.show import shower
+        from attar.pipeline.rehearsal import rehearse
+
+        with shower() as watcher:
+            found = rehearse(checked, folder, watcher)
+        print(rehearsal_text(checked, found))
 
 
 def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
@@ -194,6 +207,8 @@ def plan(
     with explained():
         from attar.recipe import Budget
 
+        if model.endswith(".toml"):
+            raise ValueError(f"{model} is a recipe; what its cut would take is told by: attar run {model} --dry-run")
         budget = Budget(limit(params), limit(macs), limit(bytes), latency, batch, threads)
         shape, given = numbers(input, "--input", 3), builder_arguments(widths, argument)
         from attar.cli.plan import plan_text

@@ -1,8 +1,11 @@
-"""`attar plan`: what a cut would take, as text."""
+"""`attar plan` and `attar run --dry-run`: what a cut would take, what a run would do, as text."""
 
 from __future__ import annotations
 
+from attar.cli.show import remaining
 from attar.pipeline.plan import Planned
+from attar.pipeline.rehearsal import Rehearsal
+from attar.recipe import Recipe
 from attar.report import table
 
 
@@ -16,6 +19,29 @@ def plan_text(planned: Planned) -> str:
         f"proved: relative error {cut.proof:.1e} in float64",
     ]
     return "\n".join([_widths(planned), "", _costs(planned), "", *notes])
+
+
+def rehearsal_text(recipe: Recipe, found: Rehearsal) -> str:
+    """What the run of a recipe would do, and how long its training would take."""
+    facts, machine = found.facts, found.facts["machine"]
+    split = facts["split"]
+    lines = [
+        f"{recipe.name}: it can be run; nothing was trained or written",
+        f"{facts['data']['name']}: {split['train']:,} images to train on, {split['held_out']:,} held out",
+        "",
+    ]
+    rows = [
+        [name, f"{found.images[name]:,.0f}" if name in found.images else "", remaining(seconds)]
+        for name, seconds in found.seconds.items()
+    ]
+    rows.append(["in all", f"{sum(found.images.values()):,.0f}", remaining(sum(found.seconds.values()))])
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    here = f"{machine['device']}, {machine['precision']}, {threads}"
+    lines += [table(["stage", "images seen", f"time here ({here})"], rows), ""]
+    lines.append("evaluations, cuts with their proofs and exports come on top")
+    if found.planned is not None and recipe.prune is not None:
+        lines += ["", f"under {recipe.prune.budget}, cut at once and untrained:", "", plan_text(found.planned)]
+    return "\n".join(lines)
 
 
 def _widths(planned: Planned) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from attar.pipeline.session import built
 from attar.pipeline.weights import load_weights
-from attar.prune import Cut, Pruner
+from attar.prune import Context, Cut, Pruner
 from attar.recipe import Budget
 
 
@@ -56,11 +56,15 @@ def plan(
     network = built(model, arguments, shape[0], classes)
     if weights is not None:
         load_weights(network, weights, "--weights")
-    pruner = Pruner(network, torch.randn(2, *shape), **(settings or {}))
+    return planned(Pruner(network, torch.randn(2, *shape), **(settings or {})), budget)
+
+
+def planned(pruner: Pruner, budget: Budget, context: Context | None = None) -> Planned:
+    """Cut the pruner's network to the budget; arguments and errors as for `Pruner.step`."""
     smallest = pruner.minimum().as_dict()
     timed = "latency" in budget.limited
     before = pruner.latency(budget.batch, budget.threads).seconds if timed else 0.0
-    cut = pruner.step(budget)
+    cut = pruner.step(budget, context)
     seconds = (before, pruner.latency(budget.batch, budget.threads).seconds) if timed else None
     whole = {group.name: group.protected for group in pruner.groups if group.protected}
     return Planned(cut, smallest, seconds, whole, pruner.reports)

@@ -84,9 +84,9 @@ def prune(session: Session) -> None:
         state.load(tensors, numbers["position"], _training(settings, first))
 
     session.folder.show(frontier)
-    loop = StageLoop(session, "prune", state, _work(session, settings))
+    loop = StageLoop(session, "prune", state, sum(work(session, settings)))
     goal = objective(session)
-    context = _gradients(session, pruner, goal)
+    context = gradients(session, pruner, goal)
     for step in range(first, settings.steps + 1):
         if pending is None:
             before = frontier[-1]["held_out"] if frontier else None
@@ -182,7 +182,7 @@ def _whole_cost(pruner: Pruner, budget: Budget) -> dict[str, float]:
     return whole
 
 
-def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[], Context | None]:
+def gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[], Context | None]:
     """Gradients of the objective on a few batches of training images, for the criteria that need them."""
     settings = session.recipe.prune
     assert settings is not None
@@ -200,11 +200,11 @@ def _gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[]
     def loss(model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
         return goal(model, batch[0])[0] * batch[1]
 
-    def gradients() -> Context:
+    def collected() -> Context:
         with safe_strided_convolutions(pruner.model):
             return collect_gradients(pruner.model, views(), loss, session.recipe.seed, ranks.mean_)
 
-    return gradients
+    return collected
 
 
 def _goal(settings: Prune, step: int, goal: Objective, pruner: Pruner) -> Objective:
@@ -221,9 +221,10 @@ def _training(settings: Prune, step: int) -> Training:
     return settings.final if settings.final is not None and step == settings.steps else settings.train
 
 
-def _work(session: Session, settings: Prune) -> float:
+def work(session: Session, settings: Prune) -> list[float]:
+    """Images that each step's fine-tuning will see, sparse learning first if there is any."""
     first = 0 if settings.sparse else 1
-    return sum(session.work(_training(settings, step)) for step in range(first, settings.steps + 1))
+    return [session.work(_training(settings, step)) for step in range(first, settings.steps + 1)]
 
 
 def _tell(session: Session, point: dict[str, Any], label: str) -> None:

@@ -125,12 +125,12 @@ def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> di
     Raises:
         RecipeError, DataError: as `run`, before it computes anything.
     """
-    return _opened(recipe, RunFolder(out), watcher or Silent())[1]
+    return opened(recipe, RunFolder(out), watcher or Silent())[1]
 
 
 def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE) -> Session:
     """Everything that can go wrong before hours are spent goes wrong here; raises what `run` raises for it."""
-    session, facts = _opened(recipe, folder, watcher, data, ranks)
+    session, facts = opened(recipe, folder, watcher, data, ranks)
     if ranks.count > 1:
         check_agreed(ranks, recipe, facts)
         how = f"{session.machine.threads} threads each" if session.machine.device == "cpu" else "a GPU each"
@@ -148,7 +148,7 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = N
     return session
 
 
-def _opened(
+def opened(
     recipe: Recipe, folder: RunFolder, watcher: Watcher, given: Given = None, ranks: Ranks = ALONE
 ) -> tuple[Session, dict[str, Any]]:
     """Data, split and networks, checked, and the facts that a run records; the folder is only looked at."""

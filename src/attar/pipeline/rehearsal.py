@@ -1,0 +1,128 @@
+"""The dry run of a recipe: all that a run checks, the final shape, and how long training would take here. Nothing is kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from attar.distil import from_labels
+from attar.pipeline.folder import RunFolder
+from attar.pipeline.plan import Planned, planned
+from attar.pipeline.pruning import gradients, make_pruner, work
+from attar.pipeline.ranks import refuse_ranks
+from attar.pipeline.run import Given, opened
+from attar.pipeline.session import Session
+from attar.pipeline.watch import Silent, Watcher
+from attar.recipe import Prune, Recipe, Training
+from attar.recipe.types import Member, Teacher
+from attar.train import Progress, TrainState, fit, predict, steps_for
+
+WARM_UP, TIMED = 2, 4
+"""Steps before the clock starts: kernels are chosen in them; and steps whose median counts."""
+LOOKS = 256
+"""Images that the teacher is timed with."""
+OUTPUTS = "the teacher's outputs"
+_ORDER = ("teach", OUTPUTS, "distil", "prune")
+
+
+@dataclass
+class Rehearsal:
+    """What a run would do."""
+
+    facts: dict[str, Any]
+    """As the run would record them: data, split, machine."""
+    images: dict[str, float] = field(default_factory=dict)
+    """Stage -> images that training will see in it."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What takes time -> estimated seconds on this machine. Evaluations, cuts with their proofs, and exports come on top."""
+    planned: Planned | None = None
+    """The last step's cut, done at once on weights as they are before training."""
+
+
+def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *, data: Given = None) -> Rehearsal:
+    """Check a recipe as a run in the folder `out` would, plan its final shape, and time a few steps; trains nothing.
+
+    Stages that the folder has finished are left out. The folder is neither made nor changed.
+
+    Raises:
+        RecipeError, DataError, RunError: as `attar.run`, before it computes anything.
+    """
+    refuse_ranks("attar run --dry-run")
+    session, facts = opened(recipe, RunFolder(out), watcher or Silent(), data)
+    found = Rehearsal(facts)
+    whole = session.build(recipe.student)
+    if recipe.prune is not None and not session.folder.finished("prune"):
+        _rehearse_pruning(session, recipe.prune, found)
+    if recipe.distil.train is not None and not session.folder.finished("distil"):
+        found.images["distil"] = session.work(recipe.distil.train)
+        found.seconds["distil"] = found.images["distil"] * _seconds_an_image(session, whole, recipe.distil.train)
+    if recipe.teacher_network is not None and not session.folder.finished("teach"):
+        _rehearse_teacher(session, found)
+    found.seconds = {name: found.seconds[name] for start in _ORDER for name in found.seconds if name.startswith(start)}
+    return found
+
+
+def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> None:
+    pruner = make_pruner(session)
+    context = gradients(session, pruner, from_labels)()
+    found.planned = planned(pruner, settings.budget, context and context.on_cpu())
+    images = work(session, settings)
+    found.images["prune"] = sum(images)
+    whole = _seconds_an_image(session, session.build(session.recipe.student), settings.train)
+    small = _seconds_an_image(session, pruner.model, settings.train)
+    # sparse learning has the whole network, the last step the final one; between them it shrinks
+    before = len(images) - settings.steps
+    between = sum(images[before:-1])
+    found.seconds["prune"] = sum(images[:before]) * whole + between * (whole + small) / 2 + images[-1] * small
+
+
+def _rehearse_teacher(session: Session, found: Rehearsal) -> None:
+    """Its training, and its looks at the student's views, each of a pool once."""
+    teacher = session.recipe.teacher_network
+    assert teacher is not None
+    taught: list[tuple[str, int, Teacher | Member]] = [("teach", 0, teacher)]
+    if teacher.members:
+        taught = [(f"teach-{number + 1}", number, member) for number, member in enumerate(teacher.members)]
+    for stage, number, network in taught:
+        training = network.train
+        if training is not None and network.weights is None and not session.folder.finished(stage):
+            found.images[stage] = session.work(training)
+            each = _seconds_an_image(session, session.build(network, number), training, taught=True)
+            found.seconds[stage] = found.images[stage] * each
+    pool = session.recipe.distil.view_pool * len(session.split.train)
+    seen = sum(images for stage, images in found.images.items() if stage in ("distil", "prune"))
+    looks = min(seen, pool) if pool else seen
+    if session.recipe.distil.alpha > 0:
+        model = session.machine.place(session.build(teacher))
+        samples = session.some_samples(LOOKS)
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.inference_mode():
+                predict(model, session.views, samples, session.machine)
+            times.append(time.perf_counter() - start)
+        found.seconds[OUTPUTS] = looks * median(times[1:]) / len(samples)
+
+
+def _seconds_an_image(session: Session, model: torch.nn.Module, training: Training, taught: bool = False) -> float:
+    """Seconds for each image of a step of the loop; the model is spoilt by it."""
+    samples = session.split.train
+    batch = min(training.batch, len(samples))
+    steps = WARM_UP + TIMED
+    epochs = steps / max(1, len(samples) // training.batch)
+    # a rate that moves nothing: fresh weights at the full rate, without the warm-up, might break down
+    short = training.model_copy(update={"epochs": epochs, "learning_rate": 1e-9, "warmup": 0.0})
+    assert steps_for(short, len(samples)) == steps
+    times = [time.perf_counter()]
+
+    def on_step(progress: Progress) -> None:
+        times.append(time.perf_counter())
+
+    views = session.views if taught else session.student_views
+    fit(TrainState(model, session.machine), from_labels, views, samples, short, on_step=on_step)
+    return median(after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :])) / batch

@@ -1,0 +1,69 @@
+"""`attar run --dry-run`: what it says of a run is what the run does, and it leaves nothing behind."""
+
+import json
+
+import pytest
+from conftest import DIGITS, SMALL
+from typer.testing import CliRunner
+
+from attar.cli.app import app
+from attar.pipeline.rehearsal import OUTPUTS, rehearse
+from attar.recipe import RecipeError, load_recipe
+
+
+@pytest.mark.parametrize("changes", [(), ("prune.importance=taylor", "distil.view_pool=1")])
+def test_it_foresees_the_run(finished_runs, tmp_path, changes):
+    found = rehearse(load_recipe(DIGITS, (*SMALL, *changes)), tmp_path / "never")
+    report = json.loads((finished_runs / "a" / "artifact" / "report.json").read_text())
+    assert found.images == report["images_seen"]
+    assert list(found.seconds) == ["teach", OUTPUTS, "distil", "prune"] and min(found.seconds.values()) > 0
+    assert found.planned is not None
+    assert found.planned.cut.after.params <= report["budget"]["params"] and found.planned.cut.proof < 1e-10
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_leaves_out_what_is_done(finished_runs):
+    before = {path: path.stat().st_mtime_ns for path in (finished_runs / "a").rglob("*")}
+    found = rehearse(load_recipe(DIGITS, SMALL), finished_runs / "a")
+    assert found.images == {} == found.seconds and found.planned is None
+    assert before == {path: path.stat().st_mtime_ns for path in (finished_runs / "a").rglob("*")}
+
+
+def test_members_are_told_one_by_one_and_sparse_learning_counts(tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("""
+        name = "several"
+        data = { source = "digits", held_out = 200 }
+        compute = { precision = "fp32", threads = 1 }
+        student = { model = "resnet20", arguments = { widths = [4, 6, 8] } }
+        distil.train = { epochs = 1, batch = 64 }
+        [[teacher.members]]
+        model = "resnet20"
+        arguments = { widths = [4, 6, 8] }
+        train = { epochs = 2, batch = 64 }
+        [[teacher.members]]
+        model = "resnet20"
+        arguments = { widths = [4, 4, 4] }
+        train = { epochs = 1, batch = 64 }
+        [prune]
+        steps = 2
+        budget.params = "50%"
+        train = { epochs = 1, batch = 64 }
+        sparse.train = { epochs = 3, batch = 64 }
+    """)
+    found = rehearse(load_recipe(recipe), tmp_path / "run")
+    epoch = found.images["distil"]
+    assert found.images == {"teach-1": 2 * epoch, "teach-2": epoch, "distil": epoch, "prune": 5 * epoch}
+
+
+def test_what_cannot_be_run_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="budget cannot be met"):
+        rehearse(load_recipe(DIGITS, (*SMALL, "prune.budget.params=10")), tmp_path / "run")
+
+
+def test_the_commands(tmp_path):
+    said = CliRunner().invoke(app, ["run", str(DIGITS), *SMALL, "--dry-run", "--out", str(tmp_path / "run")])
+    assert said.exit_code == 0 and "nothing was trained" in said.output and "proved: relative error" in said.output
+    assert not list(tmp_path.iterdir())
+    said = CliRunner().invoke(app, ["plan", str(DIGITS)])
+    assert said.exit_code == 2 and f"attar run {DIGITS} --dry-run" in " ".join(said.output.split())
