@@ -1,6 +1,6 @@
 """Training a network for int8: what it computes with is rounded as int8 will round it, gradients pass straight through.
 
-Weights of convolutions and linear layers are rounded per output channel (int8, symmetric), their inputs per tensor (uint8, by
+Weights of convolutions and linear layers are rounded per output channel (7 bits, symmetric), their inputs per tensor (uint8, by
 the batch's least and greatest value, zero among them): what ONNX Runtime computes with. A batch norm that export folds into a
 convolution scales its channels, and rounding per channel does not mind (Jacob et al. 2018, arXiv:1712.05877).
 """
@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_MOST = 64
+"""The greatest weight: 255 times it, twice, fits into the 16 bits that some processors add in."""
 _TINY = 1e-12
 
 
 def rounded_weight(weight: Tensor) -> Tensor:
-    """The weight as int8 per output channel would have it, in its own dtype; zeros stay zeros."""
+    """The weight as the int8 file has it, per output channel, in its own dtype; zeros stay zeros."""
     most = weight.detach().abs().amax(dim=tuple(range(1, weight.dim()))).float()
-    scale = (most / 127).clamp(min=_TINY)
+    scale = (most / _MOST).clamp(min=_TINY)
     zero = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127).to(weight.dtype)
+    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -_MOST, _MOST).to(weight.dtype)
 
 
 def rounded_input(x: Tensor) -> Tensor:

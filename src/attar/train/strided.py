@@ -18,6 +18,7 @@ from torch.nn.functional import conv2d
 
 from attar.train.forwards import computes_as, forwards_set
 
+_OTHER_KERNELS = ("cuda", "mps")
 _SAFE_CHANNELS = 16
 _SAFE_PIXELS = 32 * 32
 """Of an image, in bf16."""
@@ -26,7 +27,7 @@ _SAFE_PIXELS = 32 * 32
 def _forward(self: nn.Conv2d, x: Tensor) -> Tensor:
     """What `nn.Conv2d.forward` does; the pixels that the stride leaves out are left out first, where it matters."""
     in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if x.dim() != 4 or x.device.type != "cpu" or (in_bf16 and x.shape[2] * x.shape[3] <= _SAFE_PIXELS):
+    if x.dim() != 4 or x.device.type in _OTHER_KERNELS or (in_bf16 and x.shape[2] * x.shape[3] <= _SAFE_PIXELS):
         return nn.Conv2d.forward(self, x)
     down, right = self.stride
     return conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
