@@ -38,6 +38,12 @@ Choices, on held-out training images; no test image was read. Points are of one 
 McNemar's mid-p against the best point of the table, not corrected for the number of points."""
 
 
+LENGTHS = """### Length of the schedule
+
+The recorded recipes that end in the same shape, from the same first shape, by the images that the student saw; means over seeds.
+They differ in other things too (the records have their recipes), so this is no ablation of one thing."""
+
+
 class RecordError(ValueError):
     """A record cannot be believed or read."""
 
@@ -130,6 +136,7 @@ def page(found: dict[str, list[Record]], sweeps: list[Sweep], folder: Path) -> s
         parts += [f"## {name}", seeds(records), controls(records), frontier(records)]
     if sweeps:
         parts += [ABLATIONS, *(ablation(sweep) for sweep in sweeps)]
+    parts.append(lengths(found))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -152,6 +159,35 @@ def ablation(sweep: Sweep) -> str:
         f"{facts['machine']['device']} ({facts['machine']['precision']}), commit {', '.join(f'`{c}`' for c in made_by)}"
     )
     return f"### [{sweep.path.name}]({sweep.path.as_posix()})\n\n{where}.\n\n{table(heads, rows)}"
+
+
+def lengths(found: dict[str, list[Record]]) -> str:
+    """Recipes that end in the same shape, by how long they train: where more of it would still help."""
+    by_shape: dict[str, list[list[Record]]] = {}
+    for records in found.values():
+        shape = json.dumps([records[0].facts["cost"]["after"], records[0].facts["recipe"]["student"]])
+        by_shape.setdefault(shape, []).append(records)
+    rows = []
+    for same in by_shape.values():
+        for records in sorted(same, key=images_seen) if len(same) > 1 else []:
+            ends = [json.loads((r.path / "metrics.jsonl").read_text().splitlines()[-1]) for r in records]
+            rows.append(
+                [
+                    records[0].facts["name"],
+                    str(len(records)),
+                    f"{images_seen(records):,}",
+                    percent(mean_sd([line["accuracy"] for line in ends])[0]),
+                    percent(mean_where_known([line["held_out"] for line in ends])),
+                    percent(mean_of(records, RUN)),
+                ]
+            )
+    heads = ["recipe", "seeds", "images seen", "right on training views, last epoch", "held out", "test"]
+    return LENGTHS + "\n\n" + table(heads, rows) if rows else ""
+
+
+def images_seen(records: list[Record]) -> int:
+    """Images that the student saw."""
+    return sum(count for stage, count in records[0].facts["images_seen"].items() if stage != "teach")
 
 
 def overview(found: dict[str, list[Record]]) -> str:

@@ -96,6 +96,23 @@ def test_what_is_no_record_is_refused(records, finished_runs, tmp_path):
     assert attar("record", finished_runs / "a", records).exit_code == 0
 
 
+def test_recipes_of_one_shape_stand_side_by_side_by_length(records, tmp_path):
+    page = tmp_path / "RESULTS.md"
+    results("--records", records, "--out", page)
+    assert "Length of the schedule" not in page.read_text()
+    longer = records / "longer/0"
+    shutil.copytree(records / "digits/0", longer)
+    facts = json.loads((longer / "record.json").read_text())
+    facts["name"], facts["images_seen"]["prune"] = "longer", facts["images_seen"]["prune"] + 1000
+    (longer / "record.json").write_text(json.dumps(facts))
+    assert not results("--records", records, "--out", page)
+    rows = page.read_text().partition("Length of the schedule")[2].splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows if row.startswith("| ")][1:]
+    assert [row[:2] for row in cells] == [["digits", "2"], ["longer", "1"]]
+    short, long = (int(row[2].replace(",", "")) for row in cells)
+    assert long == short + 1000
+
+
 def test_results_are_the_records(records, tmp_path):
     page = tmp_path / "RESULTS.md"
     assert "is not what" in results("--records", records, "--out", page, "--check")
