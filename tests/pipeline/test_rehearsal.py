@@ -29,6 +29,14 @@ def test_it_leaves_out_what_is_done(finished_runs):
     assert before == {path: path.stat().st_mtime_ns for path in (finished_runs / "a").rglob("*")}
 
 
+def test_a_teacher_that_is_done_is_still_asked(finished_runs, tmp_path):
+    for name in ("run.json", "recipe.toml", "teach.safetensors"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_bytes((finished_runs / "a" / name).read_bytes())
+    found = rehearse(load_recipe(DIGITS, SMALL), tmp_path / "run")
+    assert list(found.seconds) == [OUTPUTS, "distil", "prune"] and "teach" not in found.images
+
+
 def test_members_are_told_one_by_one_and_sparse_learning_counts(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("""

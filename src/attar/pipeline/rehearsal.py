@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,8 +23,9 @@ from attar.recipe import Prune, Recipe, Training
 from attar.recipe.types import Member, Teacher
 from attar.train import Progress, TrainState, fit, predict, steps_for
 
-WARM_UP, TIMED = 2, 4
-"""Steps before the clock starts: kernels are chosen in them; and steps whose median counts."""
+WARM_UP, TIMED, TIMED_ON_GPU = 2, 4, 49
+"""Steps before the clock starts: kernels are chosen in them; and those that count: a GPU records its step first, and is
+looked at every 16 steps."""
 LOOKS = 256
 """Images that the teacher is timed with."""
 OUTPUTS = "the teacher's outputs"
@@ -61,8 +63,8 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
     if recipe.distil.train is not None and not session.folder.finished("distil"):
         found.images["distil"] = session.work(recipe.distil.train)
         found.seconds["distil"] = found.images["distil"] * _seconds_an_image(session, whole, recipe.distil.train)
-    if recipe.teacher_network is not None and not session.folder.finished("teach"):
-        _rehearse_teacher(session, found)
+    if recipe.teacher_network is not None:
+        _rehearse_teacher(session, recipe.teacher_network, found)
     found.seconds = {name: found.seconds[name] for start in _ORDER for name in found.seconds if name.startswith(start)}
     return found
 
@@ -81,48 +83,51 @@ def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> No
     found.seconds["prune"] = sum(images[:before]) * whole + between * (whole + small) / 2 + images[-1] * small
 
 
-def _rehearse_teacher(session: Session, found: Rehearsal) -> None:
-    """Its training, and its looks at the student's views, each of a pool once."""
-    teacher = session.recipe.teacher_network
-    assert teacher is not None
+def _rehearse_teacher(session: Session, teacher: Teacher, found: Rehearsal) -> None:
+    """Its looks at the student's views, each of a pool once, and its training."""
+    seen = sum(found.images.values())
+    pool = session.recipe.distil.view_pool * len(session.split.train)
+    if seen and session.recipe.distil.alpha > 0:
+        found.seconds[OUTPUTS] = (min(seen, pool) if pool else seen) * _seconds_a_look(session, teacher)
+    if session.folder.finished("teach"):
+        return
     taught: list[tuple[str, int, Teacher | Member]] = [("teach", 0, teacher)]
     if teacher.members:
         taught = [(f"teach-{number + 1}", number, member) for number, member in enumerate(teacher.members)]
     for stage, number, network in taught:
-        training = network.train
-        if training is not None and network.weights is None and not session.folder.finished(stage):
-            found.images[stage] = session.work(training)
-            each = _seconds_an_image(session, session.build(network, number), training, taught=True)
+        if network.train is not None and network.weights is None and not session.folder.finished(stage):
+            found.images[stage] = session.work(network.train)
+            each = _seconds_an_image(session, session.build(network, number), network.train, taught=True)
             found.seconds[stage] = found.images[stage] * each
-    pool = session.recipe.distil.view_pool * len(session.split.train)
-    seen = sum(images for stage, images in found.images.items() if stage in ("distil", "prune"))
-    looks = min(seen, pool) if pool else seen
-    if session.recipe.distil.alpha > 0:
-        model = session.machine.place(session.build(teacher))
-        samples = session.some_samples(LOOKS)
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            with torch.inference_mode():
-                predict(model, session.views, samples, session.machine)
-            times.append(time.perf_counter() - start)
-        found.seconds[OUTPUTS] = looks * median(times[1:]) / len(samples)
+
+
+def _seconds_a_look(session: Session, teacher: Teacher) -> float:
+    """Seconds that the teacher takes for each image."""
+    model, samples = session.machine.place(session.build(teacher)), session.some_samples(LOOKS)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            predict(model, session.views, samples, session.machine)
+        times.append(time.perf_counter() - start)
+    return median(times[1:]) / len(samples)
 
 
 def _seconds_an_image(session: Session, model: torch.nn.Module, training: Training, taught: bool = False) -> float:
     """Seconds for each image of a step of the loop; the model is spoilt by it."""
     samples = session.split.train
     batch = min(training.batch, len(samples))
-    steps = WARM_UP + TIMED
+    steps = WARM_UP + (TIMED if session.machine.device == "cpu" else TIMED_ON_GPU)
     epochs = steps / max(1, len(samples) // training.batch)
     # a rate that moves nothing: fresh weights at the full rate, without the warm-up, might break down
     short = training.model_copy(update={"epochs": epochs, "learning_rate": 1e-9, "warmup": 0.0})
     assert steps_for(short, len(samples)) == steps
-    times = [time.perf_counter()]
+    read: list[tuple[int, float]] = []
 
     def on_step(progress: Progress) -> None:
-        times.append(time.perf_counter())
+        read.append((progress.step, time.perf_counter()))
 
     views = session.views if taught else session.student_views
     fit(TrainState(model, session.machine), from_labels, views, samples, short, on_step=on_step)
-    return median(after - before for before, after in zip(times[WARM_UP:], times[WARM_UP + 1 :])) / batch
+    timed = [point for point in read if point[0] >= WARM_UP]
+    return median((end - start) / (last - first) for (first, start), (last, end) in pairwise(timed)) / batch
