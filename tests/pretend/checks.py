@@ -15,6 +15,7 @@ from pipeline.conftest import DIGITS, SMALL  # noqa: E402
 from test_step import Played, same, trained  # noqa: E402
 
 import attar  # noqa: E402
+from attar.pipeline.rehearsal import rehearse  # noqa: E402
 from attar.recipe import load_recipe  # noqa: E402
 from attar.train import Machine, machine, step  # noqa: E402
 
@@ -68,6 +69,15 @@ def test_every_stage_of_a_run(device, monkeypatch, tmp_path):
     attar.run(load_recipe(DIGITS, RECIPE), tmp_path)
     assert Played.replays > before
     attar.load(tmp_path / "artifact")
+
+
+def test_a_dry_run(device, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "_device", lambda asked: device)
+    monkeypatch.setattr(Machine, "buffered", property(lambda self: True))
+    before = Played.replays
+    found = rehearse(load_recipe(DIGITS, RECIPE), tmp_path / "run")
+    assert Played.replays > before
+    assert found.planned is not None and min(found.seconds.values()) > 0
 
 
 @pytest.mark.parametrize("make", [*MIXING, *EXACT[::4]], ids=lambda make: make.__name__)

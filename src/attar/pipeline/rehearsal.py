@@ -71,7 +71,9 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
 
 def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> None:
     pruner = make_pruner(session)
+    session.machine.place(pruner.model)  # where gradients are computed; cuts are planned and proved on the CPU
     context = gradients(session, pruner, from_labels)()
+    pruner.model.to("cpu")
     found.planned = planned(pruner, settings.budget, context and context.on_cpu())
     images = work(session, settings)
     found.images["prune"] = sum(images)
