@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 import attar
 from attar.cli.app import app
-from attar.prune import count_params
+from attar.prune import ProofError, Pruner, count_params
 
 
 def planned(*arguments: str) -> tuple[int, str]:
@@ -33,6 +33,15 @@ def test_ranks_by_the_weights_given(tmp_path) -> None:
     assert code == 0 and "weights are random" not in said
     assert int(row(said, "layer1.0.conv1.weight")[2]) < 4 and int(row(said, "layer1.1.conv1.weight")[2]) < 4
     assert int(row(said, "layer1.2.conv1.weight")[2]) == 4
+
+
+def test_a_cut_that_is_not_exact_is_told(monkeypatch) -> None:
+    def fails(self, *arguments):
+        raise ProofError("the cut network is not the masked one")
+
+    monkeypatch.setattr(Pruner, "step", fails)
+    code, said = planned("--params", "60%")
+    assert code == 1 and "attar: the cut network is not the masked one" in said and "Traceback" not in said
 
 
 def test_latency_is_measured_before_and_after() -> None:

@@ -77,6 +77,18 @@ def under_way(folder: Path) -> Iterator[None]:
         _stop(str(error), FAILED)
 
 
+@contextmanager
+def planning() -> Iterator[None]:
+    """Turn a plan that fails, which leaves nothing behind, into a message and an exit code."""
+    from attar.prune import ProofError
+    from attar.train import Diverged
+
+    try:
+        yield
+    except (Diverged, ProofError) as error:
+        _stop(str(error), FAILED)
+
+
 def _stop(message: str, code: int, said: bool = True) -> None:
     if said:
         print(f"attar: {plain(message)}", file=sys.stderr)
@@ -138,7 +150,7 @@ def run(
         from attar.cli.show import shower
         from attar.pipeline.rehearsal import rehearse
 
-        with shower() as watcher:
+        with planning(), shower() as watcher:
             found = rehearse(checked, folder, watcher)
         print(rehearsal_text(checked, found))
 
@@ -215,7 +227,8 @@ def plan(
         from attar.pipeline.plan import plan as plan_cut
 
         settings = {"allocation": allocation, "importance": importance, "protect": protect or (), "round_to": round_to}
-        planned = plan_cut(model, given, shape, classes, budget, weights, settings)
+        with planning():
+            planned = plan_cut(model, given, shape, classes, budget, weights, settings)
         print(f"{model} under {budget}\n\n{plan_text(planned)}")
         if weights is None:
             print("the network's weights are random: --weights FILE ranks by trained ones")
