@@ -8,7 +8,10 @@ from typer.testing import CliRunner
 
 from attar.cli.app import app
 from attar.pipeline.rehearsal import OUTPUTS, rehearse
+from attar.pipeline.run import check
+from attar.pipeline.watch import Silent
 from attar.recipe import RecipeError, load_recipe
+from attar.train import machine
 
 
 @pytest.mark.parametrize("changes", [(), ("prune.importance=taylor", "distil.view_pool=1")])
@@ -67,6 +70,15 @@ def test_members_are_told_one_by_one_and_sparse_learning_counts(tmp_path):
 def test_what_cannot_be_run_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="budget cannot be met"):
         rehearse(load_recipe(DIGITS, (*SMALL, "prune.budget.params=10")), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("native", "precision", "told"), [(False, "bf16", 1), (True, "bf16", 0), (False, "auto", 0)])
+def test_a_precision_that_the_processor_lacks_is_told(monkeypatch, tmp_path, native, precision, told):
+    monkeypatch.setattr(machine, "_native_bf16", lambda kind: native)
+    watcher, notes = Silent(), []
+    watcher.note = notes.append
+    check(load_recipe(DIGITS, (*SMALL, f"compute.precision={precision}")), tmp_path / "run", watcher)
+    assert sum("is not native here and is emulated" in note for note in notes) == told
 
 
 def test_the_commands(tmp_path):

@@ -157,6 +157,10 @@ def opened(
         check_libraries(wanted_views(recipe.export))
     except ValueError as error:
         raise RecipeError(str(error)) from None
+    if machine.emulates:
+        watcher.note(
+            "compute.precision = 'bf16' is not native here and is emulated, many times slower than 'fp32'; 'auto' is not"
+        )
     data = ranks.in_turn(lambda: _data(recipe, watcher, given))
     try:
         parts = split(data.labels, recipe.data.held_out, recipe.data.split_seed)
