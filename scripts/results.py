@@ -149,9 +149,10 @@ def ablation(sweep: Sweep) -> str:
             rows.append([name, "-", "-", "-", "-", f"broke down: {point['error']}"])
             continue
         own = sweep.right[name]
-        seen = sum(count for stage, count in point["images_seen"].items() if stage != "teach")
         p = "best" if name == best else f"{mcnemar(sweep.right[best], own).mid:.2g}"
-        rows.append([name, percent(sum(own) / len(own)), ends(own), p, f"{point['params']:,}", f"{seen:,}"])
+        rows.append(
+            [name, percent(sum(own) / len(own)), ends(own), p, f"{point['params']:,}", f"{images_seen(point):,}"]
+        )
     heads = ["point", "held-out accuracy", "interval", "p against the best", "parameters", "images seen"]
     facts = next(point for point in sweep.points.values() if "recipe" in point)
     made_by = sorted({short(c) for point in sweep.points.values() if "recipe" in point for c in commits(point)})
@@ -169,15 +170,15 @@ def lengths(found: dict[str, list[Record]]) -> str:
         by_shape.setdefault(shape, []).append(records)
     rows = []
     for same in by_shape.values():
-        for records in sorted(same, key=images_seen) if len(same) > 1 else []:
-            ends = [json.loads((r.path / "metrics.jsonl").read_text().splitlines()[-1]) for r in records]
+        for records in sorted(same, key=lambda records: images_seen(records[0].facts)) if len(same) > 1 else []:
+            last = [json.loads((r.path / "metrics.jsonl").read_text().splitlines()[-1]) for r in records]
             rows.append(
                 [
                     records[0].facts["name"],
                     str(len(records)),
-                    f"{images_seen(records):,}",
-                    percent(mean_sd([line["accuracy"] for line in ends])[0]),
-                    percent(mean_where_known([line["held_out"] for line in ends])),
+                    f"{images_seen(records[0].facts):,}",
+                    percent(mean_sd([line["accuracy"] for line in last])[0]),
+                    percent(mean_where_known([line["held_out"] for line in last])),
                     percent(mean_of(records, RUN)),
                 ]
             )
@@ -185,9 +186,9 @@ def lengths(found: dict[str, list[Record]]) -> str:
     return LENGTHS + "\n\n" + table(heads, rows) if rows else ""
 
 
-def images_seen(records: list[Record]) -> int:
-    """Images that the student saw."""
-    return sum(count for stage, count in records[0].facts["images_seen"].items() if stage != "teach")
+def images_seen(facts: dict[str, Any]) -> int:
+    """Images that the student of a run, or of a sweep's point, saw."""
+    return sum(count for stage, count in facts["images_seen"].items() if stage != "teach")
 
 
 def overview(found: dict[str, list[Record]]) -> str:
@@ -219,7 +220,6 @@ def seeds(records: list[Record]) -> str:
     rows = []
     for record in records:
         facts, right = record.facts, record.right[RUN]
-        seen = sum(count for stage, count in facts["images_seen"].items() if stage != "teach")
         seconds = list(facts["seconds"].values())
         rows.append(
             [
@@ -229,7 +229,7 @@ def seeds(records: list[Record]) -> str:
                 f"{sum(right):,} of {len(right):,}",
                 percent(record.accuracy(TEACHER)),
                 f"{facts['cost']['after']['params']:,}",
-                f"{seen:,}",
+                f"{images_seen(facts):,}",
                 "-" if None in seconds else f"{sum(seconds) / 3600:.2f}",
                 f"{facts['machine']['device']} ({facts['machine']['precision']}), {facts['environment']['processor']}",
                 ", ".join(f"`{short(commit)}`" for commit in commits(facts)),

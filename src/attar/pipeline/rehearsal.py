@@ -57,12 +57,12 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
     refuse_ranks("attar run --dry-run")
     session, facts = opened(recipe, RunFolder(out), watcher or Silent(), data)
     found = Rehearsal(facts)
-    whole = session.build(recipe.student)
     if recipe.prune is not None and not session.folder.finished("prune"):
         _rehearse_pruning(session, recipe.prune, found)
     if recipe.distil.train is not None and not session.folder.finished("distil"):
         found.images["distil"] = session.work(recipe.distil.train)
-        found.seconds["distil"] = found.images["distil"] * _seconds_an_image(session, whole, recipe.distil.train)
+        each = _seconds_an_image(session, session.build(recipe.student), recipe.distil.train)
+        found.seconds["distil"] = found.images["distil"] * each
     if recipe.teacher_network is not None:
         _rehearse_teacher(session, recipe.teacher_network, found)
     found.seconds = {name: found.seconds[name] for start in _ORDER for name in found.seconds if name.startswith(start)}
