@@ -1,7 +1,7 @@
 """The network as int8 ONNX: weights per channel, activations uint8 by ranges seen on calibration images (QDQ form).
 
 Weights use 7 of their 8 bits. Processors without VNNI add two products of uint8 and int8 in 16 bits, which saturate beyond
-32,767: with 255 x 128 twice the same files gave up to a point less than with VNNI; 255 x 64 twice fits, so that every
+32,767: 255 x 128 twice does, and the same file answers otherwise than with VNNI; 255 x 64 twice fits, so that every
 processor gives the same answers (onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
 """
 

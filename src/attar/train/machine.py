@@ -59,7 +59,7 @@ class Machine:
 
     @property
     def emulates(self) -> bool:
-        """Whether bf16 was asked for where it is not native: ten times slower than fp32 on a processor with AVX2 alone."""
+        """Whether bf16 was asked for where it is not native: many times slower than fp32 on a processor with AVX2 alone."""
         return self.precision == "bf16" and not _native_bf16(torch.device(self.device).type)
 
     @property
