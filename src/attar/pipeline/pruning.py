@@ -14,7 +14,7 @@ from attar.pipeline.teaching import objective
 from attar.prune import Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
 from attar.prune.importance import needs_gradients
 from attar.recipe import Budget, Prune, Training
-from attar.train import TrainState, safe_strided_convolutions
+from attar.train import TrainState
 
 KEPT = "kept/"
 """Prefix of the engine's own tensors in checkpoints and results."""
@@ -200,11 +200,7 @@ def gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[],
     def loss(model: torch.nn.Module, batch: tuple[Batch, float]) -> torch.Tensor:
         return goal(model, batch[0])[0] * batch[1]
 
-    def collected() -> Context:
-        with safe_strided_convolutions(pruner.model):
-            return collect_gradients(pruner.model, views(), loss, session.recipe.seed, ranks.mean_)
-
-    return collected
+    return lambda: collect_gradients(pruner.model, views(), loss, session.recipe.seed, ranks.mean_)
 
 
 def _goal(settings: Prune, step: int, goal: Objective, pruner: Pruner) -> Objective:

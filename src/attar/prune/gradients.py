@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from attar.models import safe_strided_convolutions
 from attar.prune.capture import in_mode
 from attar.prune.importance import Context
 
@@ -42,7 +43,7 @@ def collect_gradients(
     sums = {id(p): torch.zeros_like(p) for p in unique}
     squares = {id(p): torch.zeros_like(p) for p in unique}
     count = 0
-    with in_mode(module, False):
+    with in_mode(module, False), safe_strided_convolutions(module):
         for batch in batches:
             count += 1
             value = loss(module, batch)

@@ -12,7 +12,6 @@ from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_f
 from attar.train.machine import Machine
 from attar.train.ranks import ALONE, RankError, Ranks
 from attar.train.state import TrainState
-from attar.train.strided import safe_strided_convolutions
 
 __all__ = [
     "ALONE",
@@ -29,7 +28,6 @@ __all__ = [
     "predict",
     "read_checkpoint",
     "read_numbers",
-    "safe_strided_convolutions",
     "steps_for",
     "write_atomically",
     "write_checkpoint",

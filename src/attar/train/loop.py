@@ -12,6 +12,7 @@ import torch
 
 from attar.data import Views
 from attar.distil import Objective
+from attar.models import safe_strided_convolutions
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
@@ -19,7 +20,6 @@ from attar.train.rank_norm import RankNorm
 from attar.train.ranks import ALONE, Ranks
 from attar.train.state import TrainState
 from attar.train.step import Step
-from attar.train.strided import safe_strided_convolutions
 
 EXPLODED = 100.0
 """A loss this many times the first one (or 1, if that is larger) counts as an explosion."""

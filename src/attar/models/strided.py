@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from attar.train.forwards import computes_as, forwards_set
+from attar.models.forwards import computes_as, forwards_set
 
 _OTHER_KERNELS = ("cuda", "mps")
 _SAFE_CHANNELS = 16

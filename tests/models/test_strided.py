@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from attar.train import safe_strided_convolutions
+from attar.models import safe_strided_convolutions
 
 ALONE = """
 import sys, torch, attar
-from attar.train import safe_strided_convolutions
+from attar.models import safe_strided_convolutions
 size, width, threads, dtype = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), getattr(torch, sys.argv[4])
 torch.set_num_threads(threads)
 model = attar.build("resnet20", widths=(width, width, width), classes=2, in_channels=1).to(memory_format=torch.channels_last)
@@ -51,6 +51,30 @@ print("alive")
 def test_a_narrow_network_trains(size, width, threads, dtype):
     case = [str(value) for value in (size, width, threads, dtype)]
     done = subprocess.run([sys.executable, "-c", ALONE, *case], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "alive" in done.stdout, done.stderr
+
+
+GRADIENTS = """
+import torch, attar
+from attar.prune import collect_gradients
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = attar.build("resnet20", widths=(7, 7, 7), classes=2, in_channels=1)
+images = torch.randn(8, 1, 28, 28)
+loss = lambda model, batch: model(batch).square().sum()
+wanted = collect_gradients(model, [images], loss).gradients
+model.to(memory_format=torch.channels_last)
+for _ in range(3):
+    found = collect_gradients(model, [images.to(memory_format=torch.channels_last)], loss).gradients
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-3 * gradient.abs().max().item())
+assert not any("forward" in vars(module) for module in model.modules())
+print("alive")
+"""
+
+
+def test_gradients_for_an_importance_are_right_in_channels_last():
+    done = subprocess.run([sys.executable, "-c", GRADIENTS], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "alive" in done.stdout, done.stderr
 
 
