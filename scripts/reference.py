@@ -170,8 +170,9 @@ def _command(function: Callable[..., Any], path: str) -> str:
             value = "" if kind in (bool, bool | None) else info.metavar or _values(kind)
             shown = f"{option} {value}".rstrip()
             usage += [] if given else [shown]
-        if given and parameter.default not in (None, False) and "[default" not in meaning:
-            meaning += f" [default: {parameter.default}]"
+        default = info.show_default if isinstance(info.show_default, str) else parameter.default
+        if given and default not in (None, False):
+            meaning += f" [default: {default}]"
         rows.append([f"`{shown}`", meaning + ("" if given else " Must be given.")])
     optional = any(" [OPTIONS]" for row in rows if row[0].startswith("`--") and "Must be given." not in row[1])
     text = " ".join([*usage, "[OPTIONS]"] if optional else usage)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from attar.cli.app import app
 
@@ -37,6 +38,23 @@ def test_the_reference_names_the_options_that_the_commands_take() -> None:
             assert set(named) == {name for name in taken if name.startswith("--")} - {"--help"}, path
 
     check(get_command(app), "attar")
+
+
+def test_help_shows_every_word_of_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def check(command: Any, path: list[str]) -> None:
+        shown = " ".join(CliRunner().invoke(app, [*path, "--help"]).output.replace("│", " ").split())
+        for option in getattr(command, "params", []):
+            assert " ".join((option.help or "").split()) in shown, (path, option.name)
+            if isinstance(option.show_default, str):
+                assert f"[default: ({option.show_default})]" in shown, (path, option.name)
+        for paragraph in (command.help or "").split("\n\n"):
+            assert " ".join(paragraph.split()) in shown, path
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, [*path, name])
+
+    check(get_command(app), [])
 
 
 def test_the_results_are_what_the_records_say() -> None:

@@ -130,7 +130,7 @@ def run(
         typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, e.g. distil.temperature=2."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
+        Path | None, typer.Option(help="The run folder; continued if it exists.", show_default="runs/NAME")
     ] = None,
     tensorboard: Tensorboard = False,
     dry_run: Annotated[
@@ -202,7 +202,8 @@ def plan(
     batch: Annotated[int, typer.Option(help="Images in the batch whose latency is measured.")] = 1,
     threads: Annotated[int, typer.Option(help="Threads that latency is measured with.")] = 1,
     weights: Annotated[
-        Path | None, typer.Option(help="Trained weights to rank by: safetensors, or a state dict. [default: random]")
+        Path | None,
+        typer.Option(help="Trained weights to rank by: safetensors, or a state dict.", show_default="random"),
     ] = None,
     widths: Widths = None,
     argument: Argument = None,
@@ -259,9 +260,9 @@ def load(
 @app.command("eval")
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
-    data: Annotated[str | None, typer.Option(help="Data to evaluate on. [default: what it was made for]")] = None,
+    data: Annotated[str | None, typer.Option(help="Data to evaluate on.", show_default="what it was made for")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
-    view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2. [default: the network in torch]")] = None,
+    view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2.", show_default="the network in torch")] = None,
     allow: Allow = None,
 ) -> None:
     """Measure an artifact's accuracy on the test images of a data set."""

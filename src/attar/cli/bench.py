@@ -22,12 +22,13 @@ def bench(
         bool | None,
         typer.Option(
             "--teacher/--no-teacher",
-            help="The teacher too, from the run around it. [default: where there is one, unless --view chooses]",
-            show_default=False,
+            help="The teacher too, from the run around it.",
+            show_default="where there is one, unless --view chooses",
         ),
     ] = None,
     view: Annotated[
-        list[str] | None, typer.Option(help="Only this: network, onnx, int8 or pt2; repeat for more. [default: all]")
+        list[str] | None,
+        typer.Option(help="Only this: network, onnx, int8 or pt2; repeat for more.", show_default="all"),
     ] = None,
     batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,256",
     threads: Annotated[int, typer.Option(help="CPU threads, for every library alike.", min=1)] = 1,

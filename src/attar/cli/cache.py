@@ -50,9 +50,9 @@ def fill(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to override, as for run.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The recipe's run folder; its teacher is used. [default: runs/NAME]")
+        Path | None, typer.Option(help="The recipe's run folder; its teacher is used.", show_default="runs/NAME")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="View epochs. [default: distil.view_pool]")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="View epochs.", show_default="distil.view_pool")] = None,
 ) -> None:
     """Compute the teacher's outputs for a recipe's pool of views ahead of its run; teaches the teacher if need be."""
     from attar.cli.app import explained, under_way
@@ -99,13 +99,15 @@ def clear(
 def export(
     source: Annotated[str, typer.Argument(metavar="KEY_OR_RUN", help="A pool's key, or a run folder.")],
     file: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="The first so many view epochs. [default: all]")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="The first so many view epochs.", show_default="all")
+    ] = None,
     one_byte: Annotated[bool, typer.Option("--one-byte", help="A byte for each logit instead of two.")] = False,
     test: Annotated[
         bool, typer.Option("--test", help="The outputs for the test images too, for reports; of a run folder only.")
     ] = False,
 ) -> None:
-    """Write a pool as one file that stands in for the teacher: `[teacher] outputs = "FILE"` in a recipe."""
+    """Write a pool as one file that stands in for the teacher: `teacher.outputs = "FILE"` in a recipe."""
     from attar.cli.app import explained, under_way
 
     with explained():

@@ -26,16 +26,18 @@ def compress(
         typer.Argument(metavar="[KEY=VALUE]...", help="Any value of the recipe, e.g. augment.flip=0."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder; continued if it exists. [default: runs/NAME]")
+        Path | None, typer.Option(help="The run folder; continued if it exists.", show_default="runs/NAME")
     ] = None,
     params: Annotated[str | None, typer.Option(help="Most parameters: a count, 100k, or a share such as 25%.")] = None,
     macs: Annotated[str | None, typer.Option(help="Most multiply-accumulates of one image; likewise.")] = None,
     bytes: Annotated[str | None, typer.Option(help="Most bytes of the file of weights; likewise.")] = None,
     latency: Annotated[str | None, typer.Option(help="Most seconds of one image here: 0.005, 5ms, or a share.")] = None,
     student: Annotated[
-        str | None, typer.Option(help="The student's builder. [default: the teacher itself, pruned]")
+        str | None, typer.Option(help="The student's builder.", show_default="the teacher itself, pruned")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training images. [default: by size]")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training images.", show_default="by size")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels on each side of a folder's pictures.", min=1)] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
     mean: Annotated[

@@ -17,7 +17,8 @@ def export(
     pt2: Annotated[bool, typer.Option("--pt2", help="model.pt2, a torch.export program.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="model.int8.onnx, made from model.onnx.")] = False,
     data: Annotated[
-        str | None, typer.Option(help="Whose training images int8 is calibrated on. [default: what it was made for]")
+        str | None,
+        typer.Option(help="Whose training images int8 is calibrated on.", show_default="what it was made for"),
     ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the data's files are.")] = None,
     images: Annotated[int, typer.Option(help="How many training images int8 looks at.", min=1)] = 512,

@@ -16,7 +16,7 @@ def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
     top: Annotated[int, typer.Option(help="Classes to show for each picture.", min=1)] = 3,
-    view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2. [default: the network in torch]")] = None,
+    view: Annotated[str | None, typer.Option(help="onnx, int8 or pt2.", show_default="the network in torch")] = None,
     allow: Allow = None,
 ) -> None:
     """Name what is in pictures, with probabilities. Exit code 1 if a picture could not be read."""

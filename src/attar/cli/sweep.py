@@ -21,7 +21,7 @@ def sweep(
         ),
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds to run every point with, e.g. 0,1,2.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder. [default: runs/NAME-sweep]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder.", show_default="runs/NAME-sweep")] = None,
 ) -> None:
     """Run a grid of recipes, one folder a point, and compare them on held-out images. The test images are not read.
 

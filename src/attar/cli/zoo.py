@@ -11,7 +11,7 @@ zoo = typer.Typer(no_args_is_help=True, help="List, copy and check the artifacts
 
 Folder = Annotated[
     Path | None,
-    typer.Option("--zoo", help="The zoo's folder. [default: zoo in attar's repository, else zoo here]"),
+    typer.Option("--zoo", help="The zoo's folder.", show_default="zoo in attar's repository, else zoo here"),
 ]
 
 
@@ -34,7 +34,7 @@ def list_zoo(zoo: Folder = None) -> None:
 def get(
     name: Annotated[str, typer.Argument(help="Of the artifact, as `attar zoo list` shows it.")],
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Where to; not there yet. [default: NAME]")
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to; not there yet.", show_default="NAME")
     ] = None,
     zoo: Folder = None,
 ) -> None:
