@@ -135,7 +135,7 @@ class Network(Table):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Passed to the builder, e.g. `{widths = [16, 32, 64]}`. Input channels and classes come from the data."""
     weights: str | None = None
-    """A file of trained weights: safetensors, or a state dict that torch saved. A teacher that has them is not taught."""
+    """A file of trained weights: safetensors, or a state dict that torch saved. A network that has them is not trained first."""
 
     @field_validator("model")
     @classmethod
@@ -249,8 +249,8 @@ class Prune(Table):
     schedule: Literal["geometric", "linear"] = "geometric"
     """How the limits fall to the budget: by the same share in every step, or by the same amount."""
     importance: str = "group_norm"
-    """The criterion that ranks units; `taylor` and `fisher` look at gradients of the objective. Or
-    `package.module:function`, your own."""
+    """The criterion that ranks units: `group_norm`, `group_norm_l1`, `bn_scale`, `fpgm`, `lamp`, `random`; `taylor` and
+    `fisher` look at gradients of the objective. Or `package.module:function`, your own."""
     allocation: Literal["even", "global", "isomorphic"] = "even"
     """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;
     `isomorphic`: ranked within groups of the same structure (Fang et al. 2024)."""
@@ -342,12 +342,14 @@ class Recipe(Table):
     augment: Augment = Augment()
     """What is done to training images."""
     teacher: Teacher | None = None
+    """Without it the student learns from labels: then set `distil.alpha = 0`."""
     """Who is imitated."""
     student: Student
     """Who imitates."""
     distil: Distil
     """How the student learns."""
     prune: Prune | None = None
+    """Without it nothing is cut."""
     """How the student is cut."""
     export: Export = Export()
     """Which files the network is shipped in."""
