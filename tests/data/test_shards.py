@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from attar.data import Shards, Views, load_data
+from attar.data import Shards, Views, checked, load_data
 from attar.pipeline import run
 from attar.recipe import Augment, check_recipe
 
@@ -83,6 +84,24 @@ def test_a_store_that_was_cut_short(stored, tmp_path) -> None:
     shards = Shards(file, (COUNT, *SHAPE), MEMORY, "cpu")
     with pytest.raises(OSError, match="cut short"):
         shards.index_select(0, torch.tensor([50]))
+
+
+def test_changed_images_are_not_read_from_the_store_of_the_old_ones(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    for number in range(20):
+        place = tmp_path / "images" / "ab"[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("L", (9, 9), os.urandom(81)).save(place / f"{number}.png")
+    data = load_data(f"folder:{tmp_path / 'images'}")
+    same = checked(data)
+    assert data.store is not None and same.store == data.store and same.fingerprint == data.fingerprint
+    assert checked(replace(data, images=data.images[:8], labels=data.labels[:8])).store == data.store
+    for changed in (data.images.flip(0), torch.cat([data.images, data.test_images, data.images])):
+        labels = torch.arange(len(changed)) % 2
+        other = checked(replace(data, images=changed, labels=labels))
+        assert other.store is None and other.fingerprint != data.fingerprint
+    data.images[3, 0, 4, 4] ^= 1  # in place, in memory alone
+    assert checked(data).store is None
 
 
 def test_a_run_on_more_images_than_may_be_in_memory(tmp_path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """`package.module:function` in a recipe: a user's own data, network, loss and importance."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from attar.data import DataError, load_data
 from attar.distil import find_loss
 from attar.names import function_named
 from attar.pipeline import evaluate_artifact
+from attar.pipeline.folder import RunFolder
+from attar.pipeline.run import opened
+from attar.pipeline.watch import Silent
 from attar.prune.importance import find_importance, needs_gradients
 from attar.recipe import RecipeError, check_recipe
 
@@ -32,6 +36,12 @@ class Items:
     def __init__(self, rows): self.rows = rows
     def __len__(self): return len(x[self.rows])
     def __getitem__(self, index): return x[self.rows][index], y[self.rows][index]
+
+def inverted():
+    from dataclasses import replace
+    from attar.data import load_data
+    found = load_data("digits")
+    return replace(found, images=255 - found.images)
 
 def datasets(): return Items(slice(1500)), Items(slice(1500, None))
 def wrong(): return [1, 2, 3]
@@ -111,6 +121,17 @@ def test_what_a_data_function_may_return(mine: Path):
         load_data("mine:array")
     with pytest.raises(DataError, match=r"cannot import 'foldr' .*did you mean 'folder'"):
         load_data("foldr:pictures")
+
+
+def test_changed_data_is_other_data_wherever_it_comes_from(mine: Path):
+    digits, inverted = load_data("digits"), load_data("mine:inverted")
+    assert inverted.fingerprint != digits.fingerprint
+    given = replace(digits, images=255 - digits.images)
+    session, facts = opened(recipe(), RunFolder(mine / "run"), Silent(), given)
+    assert facts["data"]["fingerprint"] == session.data.fingerprint == inverted.fingerprint
+    assert opened(recipe(), RunFolder(mine / "run"), Silent(), digits)[0].data.fingerprint == digits.fingerprint
+    with pytest.raises(DataError, match="training labels go from 1 to 10, but there are 10 classes"):
+        opened(recipe(), RunFolder(mine / "run"), Silent(), replace(digits, labels=digits.labels + 1))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Data sets by name, the split, and batches of views."""
 
 from attar.data.dataset import Dataset, from_dataset
-from attar.data.images import DataError, ImageData, Progress, pixel_statistics
+from attar.data.images import DataError, ImageData, Progress, checked, pixel_statistics
 from attar.data.load import load_data, runs_code
 from attar.data.mixup import Mixup
 from attar.data.shards import Shards
@@ -17,6 +17,7 @@ __all__ = [
     "Shards",
     "Split",
     "Views",
+    "checked",
     "from_dataset",
     "home_of",
     "load_data",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from attar.data.dataset import from_dataset
-from attar.data.images import DataError, ImageData, Progress
+from attar.data.images import DataError, ImageData, Progress, checked
 from attar.data.npz import from_arrays
 from attar.names import function_named
 
@@ -28,7 +28,7 @@ def load_function(
     found = function() if folder is None else function(folder)
     own = name.rpartition(":")[2]
     if isinstance(found, ImageData):
-        return found
+        return checked(found)
     if isinstance(found, Mapping):
         return from_arrays({key: np.asarray(value) for key, value in found.items()}, own, name, progress)
     if isinstance(found, tuple | list) and len(found) == 2:

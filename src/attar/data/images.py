@@ -3,7 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,16 @@ def image_data(
     return ImageData(name, *train, *test, class_names, fingerprint or content_hash(train, test, class_names), source)
 
 
+def checked(data: ImageData) -> ImageData:
+    """Data that a user made or changed: checked, with the fingerprint of what it holds now.
+
+    `store` stays only where the file still holds these images. Raises DataError naming what does not fit.
+    """
+    train, test = (data.images.cpu(), data.labels.cpu()), (data.test_images.cpu(), data.test_labels.cpu())
+    again = image_data(data.name, train, test, tuple(data.class_names), data.source)
+    return replace(again, store=data.store) if data.store and _begins_with(data.store, again.images) else again
+
+
 def content_hash(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], class_names: tuple[str, ...]) -> str:
     """sha256 (hex) over shapes, pixels, labels (as little-endian int64) and class names."""
     content = hashlib.sha256()
@@ -121,6 +131,15 @@ def _check_part(what: str, images: Tensor, labels: Tensor, classes: int) -> None
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise DataError(f"{what} labels go from {low} to {high}, but there are {classes} classes (0 .. {classes - 1})")
+
+
+def _begins_with(file: Path, images: Tensor) -> bool:
+    """Whether these images are the first bytes of the file."""
+    if not file.exists() or file.stat().st_size < images.nbytes:
+        return False
+    stored = torch.from_file(str(file), size=images.nbytes, dtype=torch.uint8).view(images.shape)
+    piece = max(1, _PIECE_BYTES // images[0].numel())
+    return all(torch.equal(*pair) for pair in zip(stored.split(piece), images.split(piece)))
 
 
 def _times(shape: Any) -> str:

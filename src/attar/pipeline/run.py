@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attar.data import DataError, Dataset, ImageData, Shards, from_dataset, load_data, pixel_statistics, split
+from attar.data import DataError, Dataset, ImageData, Shards, checked, from_dataset, load_data, pixel_statistics, split
 from attar.distil import find_loss
 from attar.pipeline.environment import command, environment, forget_peak
 from attar.pipeline.exporting import check_libraries, wanted_views
@@ -185,7 +185,7 @@ def opened(
 def _data(recipe: Recipe, watcher: Watcher, given: Given) -> ImageData:
     """What the recipe names, or what was given in its place; raises DataError."""
     if isinstance(given, ImageData):
-        return given
+        return checked(given)
 
     def tell(text: str, done: float | None) -> None:
         watcher.note(text)
