@@ -206,6 +206,19 @@ def test_a_cleared_pool_does_not_disturb_a_run(digits, teacher, tmp_path):
     assert torch.equal(ask(outputs(digits, teacher, pool(tmp_path)), 0, samples, 64), reference)
 
 
+def test_a_store_of_what_other_code_said_is_refused(digits, teacher, tmp_path):
+    outputs(digits, teacher, pool(tmp_path)).check_stored()  # nothing is there
+    assert teacher.asked == 0
+    outputs(digits, teacher, pool(tmp_path)).ahead(1, digits[1].train[:1])
+    outputs(digits, teacher, pool(tmp_path)).check_stored()
+    assert teacher.asked == 2
+    nearly = outputs(digits, lambda images: teacher(images) + 1e-2 * torch.rand(len(images), 10), pool(tmp_path))
+    nearly.check_stored()
+    with pytest.raises(TeacherError, match=rf"not what the teacher says now .*clear {pool(tmp_path).key}`"):
+        outputs(digits, lambda images: teacher(images).flip(1), pool(tmp_path)).check_stored()
+    assert outputs(digits, teacher, pool(tmp_path))._epoch(1).rows.have.sum() == 1
+
+
 def test_a_teacher_that_gives_no_numbers_is_named(digits, tmp_path):
     def broken(images):
         return torch.full((len(images), 10), torch.nan)

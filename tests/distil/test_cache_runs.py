@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, safe_open, save_file
+from torch.nn import Sigmoid
 from typer.testing import CliRunner
 
 from attar.cli.app import app
-from attar.distil import kept_pools, pools_folder
+from attar.distil import TeacherError, kept_pools, pools_folder
 from attar.pipeline import Interrupted, filling, run
 from attar.recipe import RecipeError, load_recipe
 from attar.train import CheckpointError, Diverged
@@ -326,6 +327,26 @@ def test_fill_and_export_end_as_a_run_does(place, tmp_path, monkeypatch, error, 
         result = CliRunner().invoke(app, ["cache", *map(str, command)])
         assert result.exit_code == code and said in result.output, (command, result.output)
     assert "a folder that is there" in refused("cache", "export", run_folder, tmp_path / "nowhere" / "f.safetensors")
+
+
+def test_outputs_of_a_teacher_whose_imported_code_changed_are_not_served(place, tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text("from torch.nn import ReLU as act\n")
+    (tmp_path / "my_teacher.py").write_text(
+        "import my_parts\nfrom torch.nn import Conv2d, Flatten, Linear, Sequential\n"
+        "def net(): return Sequential(Conv2d(1, 4, 3), my_parts.act(), Flatten(), Linear(144, 10))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    recipe = [place / "pooled.toml", "teacher.model=my_teacher:net", "teacher.arguments={}", "distil.train.epochs=1"]
+    attar("cache", "fill", *recipe, "--out", tmp_path / "filled")
+    taught = [*recipe, f"teacher.weights={tmp_path / 'filled' / 'teach.safetensors'}"]
+    run(load_recipe(taught[0], taught[1:]), tmp_path / "same", until="distil")
+    monkeypatch.setattr("my_parts.act", Sigmoid)
+    with pytest.raises(TeacherError, match="code that its network is made of has changed"):
+        run(load_recipe(taught[0], taught[1:]), tmp_path / "changed", until="distil")
+    (kept,) = kept_pools(pools_folder())
+    attar("cache", "clear", kept.key)
+    run(load_recipe(taught[0], taught[1:]), tmp_path / "changed", until="distil")
 
 
 def test_fill_needs_something_to_fill(place, tmp_path):

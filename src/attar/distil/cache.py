@@ -36,6 +36,9 @@ from attar.distil.store import BLOCK, Bytes, Rows, StoredRows, blocks
 EPOCHS_OPEN = 2
 """View epochs held open (on disk) or remembered (in memory)."""
 
+TOLERANCE = 0.01
+"""Of the probability that the teacher gives away, so much may be elsewhere than in the store: far more than rounding moves."""
+
 Evaluate = Callable[[Tensor], Tensor]
 """Normalised images (n, C, H, W) -> the teacher's logits float32 (n, classes), in eval mode, without gradients."""
 Tell = Callable[[str], None]
@@ -129,6 +132,31 @@ class ViewOutputs:
             TeacherError: a logit is not a number.
         """
         self._complete(epoch, np.arange(blocks(len(self.samples))))
+
+    def check_stored(self) -> None:
+        """See by one block that the store has what this teacher says; its code may have changed where no fact shows it.
+
+        Raises:
+            TeacherError: it has something else.
+        """
+        for number in self.pool.epochs if self.pool else ():
+            epoch = self._epoch(number)
+            for block in np.flatnonzero(epoch.rows.have)[:1].tolist():
+                stored = epoch.rows.data[block * BLOCK : (block + 1) * BLOCK].copy()
+                moved = self._distance(stored, self._computed(epoch, number, block))
+                if self.pool and moved > TOLERANCE:
+                    raise TeacherError(
+                        f"the outputs kept in {self.pool.path} are not what the teacher says now ({moved:.1%} of the "
+                        "probability is elsewhere): code that its network is made of has changed. Undo that, or have the "
+                        f"teacher asked anew: `attar cache clear {self.pool.key}`, then the same command"
+                    )
+                return
+
+    def _distance(self, a: Bytes, b: Bytes) -> float:
+        """How much of the probability two blocks place differently, as the student sees them: 0 to 1."""
+        logits = [self.coding.decode(torch.from_numpy(rows), self.temperature) for rows in (a, b)]
+        first, second = ((each / self.temperature).softmax(1) for each in logits)
+        return float((first - second).abs().sum(1).mean() / 2)
 
     def stored(self, epoch: int) -> bool:
         """Whether all of a view epoch is on disk."""

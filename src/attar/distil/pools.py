@@ -50,6 +50,11 @@ class Pool:
     def path(self) -> Path:
         return self.folder / self.key
 
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """View epochs of which there is a file."""
+        return _epochs(self.path)
+
     def open(self, epoch: int, samples: Tensor, row_bytes: int) -> StoredRows | None:
         """The epoch's rows, made if they may be; None where there are none and none may be made.
 
@@ -164,8 +169,11 @@ def _kept(path: Path) -> Kept:
         facts, notes = about["facts"], about["notes"]
     except (OSError, ValueError, KeyError, TypeError):
         facts, notes = {}, {}  # damaged: it can still be shown and cleared
-    epochs = sorted(int(match[1]) for file in path.iterdir() if (match := _EPOCH.fullmatch(file.name)))
-    return Kept(path, facts, notes, folder_bytes(path), tuple(epochs))
+    return Kept(path, facts, notes, folder_bytes(path), _epochs(path))
+
+
+def _epochs(folder: Path) -> tuple[int, ...]:
+    return tuple(sorted(int(match[1]) for file in folder.glob("*") if (match := _EPOCH.fullmatch(file.name))))
 
 
 def _file(folder: Path, epoch: int) -> Path:

@@ -41,6 +41,7 @@ def teacher_outputs(session: Session) -> TeacherOutputs:
 
     Raises:
         RecipeError: the file that stands in for the teacher cannot be used.
+        TeacherError: the store has outputs that are not this teacher's.
         ValueError: an environment variable of the view cache says something else than it may.
     """
     if session.recipe.teacher_network is None:
@@ -61,6 +62,9 @@ def view_outputs(session: Session, write: bool | None = None) -> ViewOutputs:
         session: the run.
         write: whether new files may be made; by default where views come again (a pool), or where ATTAR_VIEW_CACHE
             asks for all. Fresh views are not seen twice in a run; storing them pays only if another run follows.
+
+    Raises:
+        TeacherError: the store has outputs that are not this teacher's.
     """
     mode = cache_mode()
     if write is None:
@@ -71,9 +75,11 @@ def view_outputs(session: Session, write: bool | None = None) -> ViewOutputs:
     coding = coding_for(session.data.classes)
     temperature = session.recipe.distil.temperature
     tell, together = session.watcher.note, session.ranks if session.ranks.count > 1 else None
-    return ViewOutputs(
+    outputs = ViewOutputs(
         session.student_views, session.split.train, _teacher(session), coding, temperature, pool, tell, together
     )
+    outputs.check_stored()
+    return outputs
 
 
 def shipped_outputs(session: Session) -> ShippedOutputs:
@@ -172,7 +178,7 @@ def trained_teacher(session: Session) -> torch.nn.Module:
 
 
 def _teacher(session: Session) -> Evaluate:
-    """The teacher, built when it is first needed: never, where all outputs are stored.
+    """The teacher, built when it is first needed.
 
     Ranks, which learn of its weights from the first one, all build it at once.
     """
@@ -188,7 +194,7 @@ def _teacher(session: Session) -> Evaluate:
 
 
 def _facts(session: Session) -> dict[str, Any]:
-    """Everything that the last bit of a stored output depends on."""
+    """Everything that the last bit of a stored output depends on, but for code that the network's own file imports."""
     teacher = session.recipe.teacher_network
     assert teacher is not None
     coding, machine = coding_for(session.data.classes), session.machine
