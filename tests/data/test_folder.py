@@ -235,6 +235,16 @@ def test_killed_and_resumed(tmp_path: Path, cache: Path, monkeypatch: pytest.Mon
     assert len(fresh.images) + len(fresh.test_images) == 209
 
 
+def test_a_store_cut_short_before_it_was_finished_is_begun_anew(tmp_path: Path, cache: Path) -> None:
+    fill(tmp_path / "top", 20)
+    spoil(tmp_path / "top" / "ant" / "003.png", "cut")
+    whole = load_data(f"folder:{tmp_path / 'top'}").images.clone()
+    next(cache.rglob("index.json")).unlink()  # as a process leaves it that was killed before the end
+    pixels = next(cache.rglob("images.u8"))
+    pixels.write_bytes(pixels.read_bytes()[: 10 * 80])
+    assert torch.equal(load_data(f"folder:{tmp_path / 'top'}").images, whole)
+
+
 def test_a_spoiled_store_is_refused(tmp_path: Path, cache: Path) -> None:
     fill(tmp_path / "top", 5)
     load_data(f"folder:{tmp_path / 'top'}")

@@ -56,9 +56,11 @@ def decode(
     row = shape[0] * shape[1] * shape[2]
     state = _state(folder)
     done, bad = state["done"], {int(index): reason for index, reason in state["bad"].items()}
-    _check_room(folder, (count - done) * row)
     pixels = folder / PIXELS
     pixels.touch()
+    if pixels.stat().st_size < (done - len(bad)) * row:  # it lost some of what the state tells of
+        done, bad = 0, {}
+    _check_room(folder, (count - done) * row)
     pace = paced(progress)
     with pixels.open("rb+") as store, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         store.truncate((done - len(bad)) * row)  # what was written after the last saved state
