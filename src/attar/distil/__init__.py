@@ -1,7 +1,7 @@
 """Distillation: losses as pure functions, objectives for the one loop, the teacher's outputs per view."""
 
 from attar.distil.cache import TeacherError, ViewOutputs
-from attar.distil.coding import coding_for
+from attar.distil.coding import OutputsError, coding_for
 from attar.distil.losses import LOSSES, Loss, distillation_loss, find_loss, kl_divergence
 from attar.distil.objective import (
     Batch,
@@ -11,8 +11,16 @@ from attar.distil.objective import (
     from_labels,
     outputs_ahead,
 )
-from attar.distil.pools import Pool, cache_limit, cache_mode, find_pool, kept_pools, pools_folder, remove_pool
-from attar.distil.shipped import OutputsError, ShippedOutputs, export_pool, read_outputs
+from attar.distil.pools import (
+    Pool,
+    cache_limit,
+    cache_mode,
+    find_pool,
+    kept_pools,
+    pools_folder,
+    remove_pool,
+)
+from attar.distil.shipped import ShippedOutputs, export_pool, read_outputs
 
 __all__ = [
     "LOSSES",

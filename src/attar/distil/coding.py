@@ -19,6 +19,10 @@ LARGEST = 65504.0
 """The largest finite float16."""
 
 
+class OutputsError(ValueError):
+    """A file of outputs cannot be written or read; the message says why."""
+
+
 class Coding(Protocol):
     """Logits to bytes and back; row by row, so that what a row says does not depend on its neighbours."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attar.data.cache import cache_folder, under_way
+from attar.distil.coding import OutputsError
 from attar.distil.store import StoredRows, check_room, file_bytes, folder_bytes
 
 LIMIT = "10G"
@@ -99,13 +100,28 @@ class Kept:
         return self.path.name
 
     def samples(self) -> Tensor:
-        """int64 (n,), ascending."""
-        return torch.from_numpy(np.load(self.path / "samples.npy", allow_pickle=False))
+        """int64 (n,), ascending.
+
+        Raises:
+            OutputsError: the file that has them is damaged.
+        """
+        try:
+            samples = torch.from_numpy(np.load(self.path / "samples.npy", allow_pickle=False))
+        except (OSError, ValueError, EOFError, TypeError):
+            samples = torch.empty(0, dtype=torch.int64)
+        if digest_of(samples) != self.facts["samples"]["digest"]:
+            raise OutputsError(f"{self.path}/samples.npy is damaged; `attar cache clear {self.key}`, and fill it again")
+        return samples
 
     def rows(self, epoch: int) -> StoredRows:
         """The rows of an epoch, checked, for reading."""
         n, row_bytes = self.facts["samples"]["count"], self.facts["row_bytes"]
         return StoredRows(_file(self.path, epoch), n, row_bytes, writable=False)
+
+
+def digest_of(tensor: Tensor) -> str:
+    """sha256 (hex) of a tensor's bytes."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
 def pools_folder() -> Path:

@@ -2,13 +2,13 @@
 
 A safetensors file: `rows` uint8 (view epochs, samples, bytes of a row), coded as `coding` says; `samples` int64
 (samples,), ascending ids. Its metadata (JSON under the name `attar`) says what teacher, data, augmentation and seed the
-outputs belong to, and carries the rows' sha256. Perhaps `test`: the outputs for the plain test images in their order,
-uint8 (n, bytes), coded as `coding_for` the classes says; reports hold the student against them, training never sees them.
+outputs belong to, and carries the sha256 of rows and samples. Perhaps `test`: the outputs for the plain test images in
+their order, uint8 (n, bytes), coded as `coding_for` the classes says; reports hold the student against them, training
+never sees them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from attar.data import random_order
-from attar.distil.coding import Coding, Levels, coding_for, coding_named
+from attar.distil.coding import Coding, Levels, OutputsError, coding_for, coding_named
 from attar.distil.objective import Batch
-from attar.distil.pools import Kept
+from attar.distil.pools import Kept, digest_of
 
 FORMAT = 1
-
-
-class OutputsError(ValueError):
-    """A file of outputs cannot be written or read; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +83,12 @@ def export_pool(pool: Kept, epochs: int | None = None, one_byte: bool = False, t
         "view_pool": len(numbers),
         "coding": coding.name,
         "row_bytes": coding.row_bytes,
-        "rows": _digest(rows),
+        "rows": digest_of(rows),
     }
     tensors = {"rows": rows, "samples": samples}
     if test is not None:
         tensors["test"] = coding_for(coding.classes).encode(test.float())
-        facts["test"] = _digest(tensors["test"])
+        facts["test"] = digest_of(tensors["test"])
     return save(tensors, metadata={"attar": json.dumps(facts)})
 
 
@@ -113,8 +109,9 @@ def read_outputs(path: Path, temperature: float) -> ShippedOutputs:
         shape = (facts["view_pool"], len(samples), coding.row_bytes)
         if tuple(rows.shape) != shape or rows.dtype != torch.uint8 or samples.dtype != torch.int64:
             raise OutputsError(f"its rows are {list(rows.shape)}, its description says {list(shape)}")
-        if facts["rows"] != _digest(rows) or (samples[1:] <= samples[:-1]).any():
-            raise OutputsError("its checksum does not fit its rows: it is damaged; fetch or export it again")
+        digests = facts["rows"], facts["samples"]["digest"]
+        if digests != (digest_of(rows), digest_of(samples)) or (samples[1:] <= samples[:-1]).any():
+            raise OutputsError("its checksums do not fit its rows: it is damaged; fetch or export it again")
         if test is not None:
             test = _decoded_test(test, facts)
     except FileNotFoundError:
@@ -130,7 +127,7 @@ def _decoded_test(rows: Tensor, facts: dict[str, Any]) -> Tensor:
         rows.dtype != torch.uint8
         or rows.dim() != 2
         or rows.shape[1] != coding.row_bytes
-        or facts["test"] != _digest(rows)
+        or facts["test"] != digest_of(rows)
     ):
         raise OutputsError("its outputs for the test images are damaged; fetch or export it again")
     return coding.decode(rows, 1.0)
@@ -152,7 +149,3 @@ def _sorted_rows(pool: Kept, epoch: int, samples: Tensor) -> Tensor:
     table = np.empty_like(rows.data)
     table[np.searchsorted(samples.numpy(), order.numpy())] = rows.data
     return torch.from_numpy(table)
-
-
-def _digest(rows: Tensor) -> str:
-    return hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest()
