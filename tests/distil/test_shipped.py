@@ -50,6 +50,11 @@ def test_samples_that_are_not_those_of_the_rows_are_refused(file):
         read_outputs(changed(file, {"samples": SAMPLES + 1}), 1.0)
 
 
+def test_an_unknown_coding_is_refused_as_other_faults_of_a_file_are(file):
+    with pytest.raises(OutputsError, match="kept as 'float8', which this version of attar does not know"):
+        read_outputs(changed(file, coding="float8"), 1.0)
+
+
 @pytest.mark.parametrize("damage", ["other", "cut", "gone"])
 def test_a_pool_whose_samples_are_damaged_is_not_exported(filled, damage):
     ids = filled.path / "samples.npy"

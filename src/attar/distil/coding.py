@@ -114,12 +114,12 @@ def coding_named(name: str, classes: int) -> Coding:
     """The coding that a file names.
 
     Raises:
-        ValueError: there is none of this name.
+        OutputsError: there is none of this name.
     """
     for kind in (Dense, Largest, Levels):
         if (kind is not Largest or classes > KEPT_CLASSES) and kind(classes).name == name:
             return kind(classes)
-    raise ValueError(
+    raise OutputsError(
         f"outputs are kept as {name!r}, which this version of attar does not know; it knows float16, uint8"
     )
 
