@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from attar.cli.app import app
 from attar.distil import TeacherError, kept_pools, pools_folder
 from attar.pipeline import Interrupted, filling, run
+from attar.pipeline.run import check
 from attar.recipe import RecipeError, load_recipe
 from attar.train import CheckpointError, Diverged
 
@@ -197,6 +198,10 @@ def test_a_byte_for_each_logit_is_enough(place, shipped):
         ("augment.erase_area=[0.1,0.2]", ["augment.erase_area is [0.02, 0.4] in the file, [0.1, 0.2] in the recipe"]),
         ("seed=3", ["view_seed is 0 in the file, 3 in the recipe"]),
         ("distil.view_pool=4", ["view_pool is 2 in the file, 4 in the recipe"]),
+        (
+            "data={source='digits',held_out=150,mean=[0.9],std=[0.3]}",
+            ["erased parts are filled with the mean: [0.30", "in the file, [0.9] in the recipe"],
+        ),
         ("data.split_seed=1", ["lacks", "of the 1287 training images of this split"]),
         ("teacher.outputs=nowhere.safetensors", ["nowhere.safetensors", "there is no such file"]),
     ],
@@ -206,6 +211,11 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_runs(place, shipped
     for part in ["teacher.outputs = ", *expected]:
         assert part in said, said
     assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_a_file_fits_a_split_of_fewer_images(shipped, tmp_path):
+    facts = check(load_recipe(shipped, ["data.held_out=200"]), tmp_path / "run")
+    assert facts["split"]["train"] == 1237
 
 
 def test_other_data_is_refused(place, shipped, tmp_path):

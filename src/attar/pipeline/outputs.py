@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,9 @@ def shipped_outputs(session: Session) -> ShippedOutputs:
         }.items()
         if _at(there, name) != value
     ]
+    augment, mean = session.views.augment, there.get("mean")
+    if augment.erase > 0 and augment.erase_fill == "mean" and mean is not None and _apart(mean, session.mean):
+        faults.append(f"erased parts are filled with the mean: {mean} in the file, {list(session.mean)} in the recipe")
     if found.test is not None and len(found.test) != len(session.data.test_images):
         faults += [f"it tells of {len(found.test)} test images, there are {len(session.data.test_images)}"]
     if "mixup" in here and _at(there, "samples") != here["samples"]:
@@ -272,6 +276,11 @@ def _processor(session: Session) -> dict[str, Any]:
     if device.type == "cuda":
         return {**facts, "processor": torch.cuda.get_device_name(device)}
     return {**facts, "processor": torch.backends.cpu.get_cpu_capability(), "threads": session.machine.threads}
+
+
+def _apart(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two means (of pixels in 0..1) are further apart than those of two splits: by more than half a grey level."""
+    return len(a) != len(b) or any(abs(x - y) > 0.5 / 255 for x, y in zip(a, b))
 
 
 def _at(facts: dict[str, Any], name: str) -> Any:
