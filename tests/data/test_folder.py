@@ -126,6 +126,31 @@ def test_pictures_are_read_upright_and_whole(tmp_path: Path) -> None:
     assert abs(small - upright[0]).max() <= 12  # scaled over the steps between the greys
 
 
+@pytest.mark.parametrize("kind", ["I;16", "I;16B", "I", "F"])
+def test_deep_greys(tmp_path: Path, kind: str) -> None:
+    """16 bits and fractions are grey, and as bright as they were; what has another range is left out by name."""
+    greys = np.arange(120, dtype=np.uint8).reshape(10, 12) * 2
+    whole = greys.astype(np.int32) * 257
+    deep = {"I;16": whole.astype(np.uint16), "I;16B": whole.astype(">u2"), "I": whole, "F": greys / np.float32(255)}[
+        kind
+    ]
+    for name, times in (("ant", 1), ("bee", 1), ("ant", 300), ("bee", -1)):
+        (tmp_path / "deep" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(2):
+            path = tmp_path / "deep" / name / f"{times}-{number}.tif"
+            if times == 1 or kind in ("I", "F"):
+                Image.fromarray(deep if times == 1 else deep * times).save(path)
+    with Image.open(path.with_name("1-0.tif")) as picture:
+        assert picture.mode == kind
+    told: list[str] = []
+    data = load_data(f"folder:{tmp_path / 'deep'}", progress=lambda line, fraction: told.append(line))
+    assert data.image_shape == (1, 10, 12)
+    assert all(np.array_equal(image[0], greys) for image in (*data.images, *data.test_images))
+    if kind in ("I", "F"):
+        assert "4 of 8 pictures cannot be read" in told[-1]
+        assert f"ant/300-0.tif: its pixels are {deep.dtype} from 0" in told[-1]
+
+
 def spoil(path: Path, how: str) -> None:
     content = path.read_bytes()
     path.write_bytes({"empty": b"", "text": b"hello", "cut": content[: len(content) * 2 // 3]}[how])

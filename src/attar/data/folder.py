@@ -89,7 +89,7 @@ def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
 
 def _key(folder: Path, pictures: Sequence[_Picture], size: int | None) -> str:
     """Another store for other files, changed files, or another size."""
-    content = hashlib.sha256(f"2 {folder.resolve()} {size}".encode())
+    content = hashlib.sha256(f"3 {folder.resolve()} {size}".encode())
     for picture in pictures:
         status = (folder / picture.path).stat()
         content.update(f"\n{picture.path} {picture.test} {status.st_size} {status.st_mtime_ns}".encode())

@@ -69,7 +69,7 @@ def load_huggingface(
         class_names=class_names,
         open_some=lambda indices: _pictures(parts, image, indices),
     )
-    key = hashlib.sha256(" ".join(["1", image, label, str(size), *(part._fingerprint for part in parts)]).encode())
+    key = hashlib.sha256(" ".join(["2", image, label, str(size), *(part._fingerprint for part in parts)]).encode())
     return decoded(pictures, "hf", Path(name).stem, key.hexdigest()[:16], size, progress)
 
 
