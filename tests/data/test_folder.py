@@ -202,6 +202,15 @@ def test_layouts_refused(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path / 'half'}")
 
 
+def test_too_few_pictures_for_a_test_part(tmp_path: Path) -> None:
+    fill(tmp_path / "few", 1)
+    with pytest.raises(DataError, match="class ant has only 1 picture, as each other has"):
+        load_data(f"folder:{tmp_path / 'few'}")
+    Image.new("L", (8, 10)).save(tmp_path / "few" / "bee" / "more.png")
+    data = load_data(f"folder:{tmp_path / 'few'}")
+    assert data.labels.tolist() == [0, 1, 2] and data.test_labels.tolist() == [1]
+
+
 def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "top", 2)
     usage = type("Usage", (), {"free": 10})

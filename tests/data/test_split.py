@@ -25,12 +25,25 @@ def test_largest_remainders() -> None:
     assert torch.bincount(labels[held_out], minlength=6).tolist() == [4, 2, 1, 0, 0, 0]
 
 
+def test_the_split_of_uneven_classes_never_changes() -> None:
+    parts = split(torch.arange(1000) ** 2 % 7, 123, seed=5)
+    assert parts.digest == "239d52bcf851b56035c671831fd3d0d9382702184fe479f533cd1bae7628ff9d"
+
+
+def test_each_class_keeps_one_to_train_on() -> None:
+    labels = torch.tensor([0] + [1] * 40 + [2] * 40)
+    for held_out in range(79):
+        parts = split(labels, held_out, seed=0)
+        assert len(parts.held_out) == held_out
+        assert torch.bincount(labels[parts.train], minlength=3).min() >= 1
+
+
 def test_ends() -> None:
     labels = torch.tensor([0, 1, 1, 0])
     everything = split(labels, 0, seed=0)
     assert everything.train.tolist() == [0, 1, 2, 3]
     assert len(everything.held_out) == 0
-    assert len(split(labels, 3, seed=0).train) == 1
-    for bad in (-1, 4, 5):
-        with pytest.raises(ValueError, match=f"cannot hold out {bad} of 4"):
+    assert sorted(labels[split(labels, 2, seed=0).train].tolist()) == [0, 1]
+    for bad in (-1, 3, 4, 5):
+        with pytest.raises(ValueError, match=f"cannot hold out {bad} of 4 samples of 2 classes.*choose 0 .. 2"):
             split(labels, bad, seed=0)

@@ -103,8 +103,15 @@ def _plan(pictures: Pictures, size: int | None, progress: Progress | None) -> di
         raise DataError(f"{pictures.title}: no picture can be read; {_bad_lines(bad, len(headers))}")
     test = {index for index in good if pictures.test[index]}
     if not any(pictures.test):
-        held_out = max(1, round(TEST_SHARE * len(good)))
-        parts = split(torch.tensor([pictures.labels[index] for index in good]), held_out, seed=0)
+        labels = [pictures.labels[index] for index in good]
+        spare = len(good) - len(set(labels))  # each class keeps one to train on
+        if spare == 0:
+            raise DataError(
+                f"{pictures.title}: class {pictures.class_names[labels[0]]} has only 1 picture, as each other has: that"
+                " trains, and none is left to test with; add pictures, or a test part"
+            )
+        held_out = min(spare, max(1, round(TEST_SHARE * len(good))))
+        parts = split(torch.tensor(labels), held_out, seed=0)
         test = {good[at] for at in parts.held_out.tolist()}
     shape = _shape([header for header in headers if isinstance(header, Header)], size)
     tell(

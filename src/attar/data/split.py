@@ -30,17 +30,21 @@ def split(labels: Tensor, held_out: int, seed: int) -> Split:
     """Holds out `held_out` samples, each class in proportion (largest remainders), chosen by Philox keys of the seed.
 
     The same on every machine and for every version of torch. `held_out=0` trains on everything.
-    Raises ValueError if `held_out` is not in 0 .. len(labels)-1.
+    Raises ValueError if `held_out` does not leave each class a sample to train on.
     """
     check_seed(seed)
     count = len(labels)
-    if not 0 <= held_out < count:
-        raise ValueError(f"cannot hold out {held_out} of {count} samples: choose 0 .. {count - 1}")
     labels = labels.cpu().to(torch.int64)
+    classes, sizes = torch.unique(labels, return_counts=True)
+    most = count - len(classes)
+    if not 0 <= held_out <= most:
+        raise ValueError(
+            f"cannot hold out {held_out} of {count} samples of {len(classes)} classes, each of which needs one to train"
+            f" on: choose 0 .. {most}"
+        )
     first, second, _, _ = words(seed, Stream.SPLIT, 0, torch.arange(count))
     by_key = torch.argsort(sort_key(first, second), stable=True)
     chosen = torch.zeros(count, dtype=torch.bool)
-    classes, sizes = torch.unique(labels, return_counts=True)
     for label, quota in zip(classes.tolist(), _quotas(sizes.tolist(), held_out)):
         chosen[by_key[labels[by_key] == label][:quota]] = True
     everything = torch.arange(count)
@@ -48,10 +52,14 @@ def split(labels: Tensor, held_out: int, seed: int) -> Split:
 
 
 def _quotas(sizes: list[int], total: int) -> list[int]:
-    """How many of each class: floor of the exact share, the rest to the largest remainders (ties: lower class)."""
+    """How many of each class: floor of the exact share, the rest to the largest remainders (ties: lower class).
+
+    A class that would lose its last sample is passed over.
+    """
     whole = sum(sizes)
     quotas = [size * total // whole for size in sizes]
     by_remainder = sorted(range(len(sizes)), key=lambda i: (-(sizes[i] * total % whole), i))
-    for i in by_remainder[: total - sum(quotas)]:
-        quotas[i] += 1
+    while left := total - sum(quotas):
+        for i in [each for each in by_remainder if quotas[each] + 1 < sizes[each]][:left]:
+            quotas[i] += 1
     return quotas
