@@ -95,6 +95,19 @@ def test_npz_refused(tmp_path: Path, change: Arrays, complaint: str) -> None:
     assert "bad" in str(caught.value)
 
 
+def test_labels_counted_from_one_are_told(tmp_path: Path) -> None:
+    made, told = arrays(), []
+    made["y_train"] += 1
+    made["y_test"] += 1
+    load_data(saved(tmp_path / "one.npz", made), progress=lambda line, fraction: told.append(line))
+    items = [(image, label) for image, label in zip(made["x_train"], made["y_train"])]
+    from_dataset(items, items, name="mine", progress=lambda line, fraction: told.append(line))
+    assert told == [
+        "one.npz: no training image is of class 0; labels count from 0",
+        "mine: no training image is of class 0; labels count from 0",
+    ]
+
+
 def test_npz_files_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file .*none\.npz"):
         load_data(f"npz:{tmp_path / 'none.npz'}")

@@ -202,6 +202,24 @@ def test_layouts_refused(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path / 'half'}")
 
 
+def test_parts_by_other_names_are_no_classes(tmp_path: Path) -> None:
+    fill(tmp_path / "parts" / "train_set", 3)
+    fill(tmp_path / "parts" / "Test-set", 1)
+    with pytest.raises(DataError, match=r"has Test-set/, train_set/, which look like parts .* name them train/ and"):
+        load_data(f"folder:{tmp_path / 'parts'}")
+    told: list[str] = []
+    for before, now in (("train_set", "known"), ("Test-set", "new")):
+        (tmp_path / "parts" / before).rename(tmp_path / "parts" / now)
+    load_data(f"folder:{tmp_path / 'parts'}", progress=lambda line, fraction: told.append(line))
+    assert told[0] == (
+        "parts: each class, known, new, has the folders ant, bee, cat; if these are the classes, name the outer ones"
+        " train/ and test/"
+    )
+    (tmp_path / "parts" / "known").rename(tmp_path / "parts" / "train")
+    load_data(f"folder:{tmp_path / 'parts'}", progress=lambda line, fraction: told.append(line))
+    assert "parts: new/ is left aside; a test part is called test/ or val/" in told
+
+
 def test_too_few_pictures_for_a_test_part(tmp_path: Path) -> None:
     fill(tmp_path / "few", 1)
     with pytest.raises(DataError, match="class ant has only 1 picture, as each other has"):

@@ -1,12 +1,15 @@
 """Arrays of other shapes and types as attar's: uint8 (N, C, H, W) images and int64 labels."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attar.data.images import DataError
+from attar.data.cache import tell
+from attar.data.images import DataError, Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _MOST_CHANNELS = 4
@@ -54,6 +57,14 @@ def number_names(labels: Tensor, test_labels: Tensor, what: str) -> tuple[str, .
     if unseen:
         raise DataError(f"{what}: no training image has the test labels {', '.join(map(str, unseen[:10]))}")
     return tuple(str(number) for number in range(classes))
+
+
+def tell_unseen(labels: Tensor, class_names: Sequence[str], what: str, progress: Progress | None) -> None:
+    """Says which classes have no training image; most often labels were counted from 1."""
+    seen = set(labels.tolist())
+    if unseen := [name for number, name in enumerate(class_names) if number not in seen]:
+        names = ", ".join(unseen[:10])
+        tell(progress, f"{what}: no training image is of class {names}; labels count from 0", logging.WARNING)
 
 
 def _to_uint8(array: Array, what: str) -> Array:

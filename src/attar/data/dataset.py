@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attar.data.cache import paced
-from attar.data.convert import Array, number_names, to_images, to_labels
+from attar.data.convert import Array, number_names, tell_unseen, to_images, to_labels
 from attar.data.images import DataError, ImageData, Progress, image_data
 
 _PLAIN = {"P": "RGB", "PA": "RGB", "1": "L"}
@@ -40,7 +40,9 @@ def from_dataset(
     names = class_names if class_names is not None else getattr(train, "classes", None)
     if names is None:
         names = number_names(parts[0][1], parts[1][1], name)
-    return image_data(name, parts[0], parts[1], tuple(str(each) for each in names), "Python data set")
+    data = image_data(name, parts[0], parts[1], tuple(str(each) for each in names), "Python data set")
+    tell_unseen(data.labels, data.class_names, name, progress)
+    return data
 
 
 def _read(data: Dataset, what: str, progress: Progress | None) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """A folder of pictures, a sub-folder for each class."""
 
 import hashlib
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,8 @@ from attar.data.pictures import SUFFIXES
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+_LIKE_A_PART = re.compile(r"(train|test|val|dev)(ing|id|idation)?(set|data|images)?([\W_\d].*)?")
+"""Names of folders that are no classes: train_set, test-images, val2017."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,7 @@ def load_folder(folder: Path, progress: Progress | None = None, size: int | None
 
 def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], list[str]]:
     """The pictures in a fixed order, and the class names."""
-    inner = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
-    train = next((inner[name] for name in TRAIN_NAMES if name in inner), None)
-    tests = [inner[name] for name in TEST_NAMES if name in inner]
-    if train is None and tests and not set(inner) - set(TEST_NAMES):
-        raise DataError(f"{folder} has {tests[0].name}/ but no train/")
-    parts = [(train or folder, False)] + [(test, True) for test in tests[:1] if train]
-    for aside in tests[1:] if train else []:
-        tell(progress, f"{folder.name}: {aside.name}/ is left aside; {tests[0].name}/ is the test part")
+    parts = _parts(folder, progress)
     inside = [(path, files, test) for place, test in parts for path, files in _class_folders(place)]
     for path, files, _ in inside:
         if not files:
@@ -61,6 +58,8 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
                 progress, f"{folder.name}: {path.relative_to(folder)}/ has no pictures and is left out; it is no class"
             )
     found = [(path, files, test) for path, files, test in inside if files]
+    if parts == [(folder, False)]:
+        _tell_of_inner_classes(folder, {path: files for path, files, _ in found}, progress)
     class_names = [path.name for path, _, test in found if not test]
     if len(class_names) < 2:
         raise DataError(
@@ -78,13 +77,52 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
     return pictures, class_names
 
 
+def _parts(folder: Path, progress: Progress | None) -> list[tuple[Path, bool]]:
+    """The places that have the class folders, and whether each is the test part."""
+    inner = {path.name.lower(): path for path in _sub_folders(folder)}
+    train = next((inner[name] for name in TRAIN_NAMES if name in inner), None)
+    tests = [inner[name] for name in TEST_NAMES if name in inner]
+    if train is None:
+        if tests and not set(inner) - set(TEST_NAMES):
+            raise DataError(f"{folder} has {tests[0].name}/ but no train/")
+        if any(name.startswith("train") for name in inner) and all(_LIKE_A_PART.fullmatch(name) for name in inner):
+            raise DataError(
+                f"{folder} has {', '.join(f'{path.name}/' for path in inner.values())}, which look like parts and not like"
+                " classes; name them train/ and test/ (or val/)"
+            )
+        return [(folder, False)]
+    parts = [(train, False)] + [(test, True) for test in tests[:1]]
+    used = [place for place, _ in parts]
+    for aside in inner.values():
+        if aside not in used:
+            what = f"{tests[0].name}/ is the test part" if tests else "a test part is called test/ or val/"
+            tell(progress, f"{folder.name}: {aside.name}/ is left aside; {what}")
+    return parts
+
+
+def _tell_of_inner_classes(folder: Path, found: dict[Path, list[Path]], progress: Progress | None) -> None:
+    """Says so where all class folders have the same sub-folders and nothing else: they may be parts of the data."""
+    steps = [{(*file.relative_to(path).parts[:-1], "")[0] for file in files} for path, files in found.items()]
+    same = sorted(set.intersection(*steps)) if steps else []
+    if len(same) > 1 and "" not in same:
+        tell(
+            progress,
+            f"{folder.name}: each class, {', '.join(path.name for path in list(found)[:10])}, has the folders"
+            f" {', '.join(same[:10])}; if these are the classes, name the outer ones train/ and test/",
+            logging.WARNING,
+        )
+
+
 def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
     """The sub-folders, and the pictures that each has at any depth, by name."""
-    inner = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
     return [
         (path, sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
-        for path in inner
+        for path in _sub_folders(place)
     ]
+
+
+def _sub_folders(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _key(folder: Path, pictures: Sequence[_Picture], size: int | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from attar.data.cache import tell
-from attar.data.convert import Array, number_names, to_images, to_labels
+from attar.data.convert import Array, number_names, tell_unseen, to_images, to_labels
 from attar.data.images import DataError, ImageData, Progress, image_data
 
 # Training images and labels, test images and labels: Keras' names, MedMNIST's names.
@@ -47,7 +47,9 @@ def from_arrays(arrays: Mapping[str, Array], name: str, source: str, progress: P
         class_names = tuple(str(name) for name in names.ravel().tolist())
     else:
         class_names = number_names(train[1], test[1], source)
-    return image_data(name, train, test, class_names, source)
+    data = image_data(name, train, test, class_names, source)
+    tell_unseen(data.labels, class_names, Path(source).name, progress)
+    return data
 
 
 def _read(path: Path) -> Mapping[str, Array]:
