@@ -223,6 +223,9 @@ def test_augment_refuses(field: str, value: object) -> None:
 def test_views_refuse(digits: ImageData) -> None:
     with pytest.raises(DataError, match="mean and std"):
         Views(digits.images, digits.labels, Augment(), 0, "cpu", (0.5, 0.5), (1.0, 1.0))
+    flat = torch.cat([digits.images, torch.zeros_like(digits.images)], 1)
+    with pytest.raises(DataError, match=r"deviation of channel 1 is 0 .*leave the channel out, or set data\.mean and"):
+        Views(flat, digits.labels, Augment(), 0, "cpu", *pixel_statistics(flat))
     with pytest.raises(DataError, match="uint8"):
         Views(digits.images.float(), digits.labels, Augment(), 0, "cpu", (0.5,), (1.0,))
     with pytest.raises(ValueError, match="seed"):

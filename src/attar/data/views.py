@@ -64,8 +64,13 @@ class Views:
         channels = images.shape[1]
         if images.dtype != torch.uint8 or len(labels) != len(images):
             raise DataError(f"views need uint8 images and as many labels, not {images.dtype}, {len(labels)} labels")
-        if len(mean) != channels or len(std) != channels or min(std) <= 0:
-            raise DataError(f"mean and std must have a value for each of {channels} channels, std > 0: {mean}, {std}")
+        if len(mean) != channels or len(std) != channels:
+            raise DataError(f"mean and std must have a value for each of {channels} channels: {mean}, {std}")
+        if min(std) <= 0:
+            raise DataError(
+                f"the standard deviation of channel {std.index(min(std))} is {min(std):g} and must be above 0: pixels that"
+                " are all alike cannot be normalised by it; leave the channel out, or set data.mean and data.std"
+            )
         home = home_of(device)
         self.images = images if isinstance(images, Shards) else images.to(home)
         self.labels = labels.to(home)
