@@ -94,10 +94,15 @@ def to_program(
     channels, height, width = size
     translator = Translator((channels, height, width), own_tensors(network) if count > LARGEST else {})
     exported = capture(network, translator.size)
-    with torch.no_grad():
-        translator.run(exported)
-    translator.fold()
-    program = translator.program(translator.size, shift, scale)
+    try:
+        with torch.no_grad():
+            translator.run(exported)
+        translator.fold()
+        program = translator.program(translator.size, shift, scale)
+    except NotRunnableError:
+        raise
+    except Exception as error:  # what nobody foresaw must not end a run whose training is done
+        raise NotRunnableError(f"its operations cannot be translated: {first_line(error)}") from error
     if program.numbers > LARGEST:
         raise NotRunnableError(f"{program.numbers:,} of its numbers are in no file and do not fit into this page")
     return program
@@ -115,8 +120,7 @@ def capture(network: nn.Module, size: tuple[int, int, int]) -> torch.export.Expo
             warnings.simplefilter("ignore")
             return torch.export.export(network, (example,), strict=False)
     except Exception as error:  # whatever stands in the way, the page does without
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise NotRunnableError(f"torch.export cannot capture it: {lines[0]:.200}") from error
+        raise NotRunnableError(f"torch.export cannot capture it: {first_line(error)}") from error
     finally:
         torch.random.set_rng_state(random)
         for module, mode in modes:
@@ -317,8 +321,8 @@ class Translator:
         for step in [step for step in self.steps if step["kind"] == "affine"]:
             before, scale, shift = step["in"]
             conv = makers.get(before)
-            if conv is None or users[before] > 1:
-                continue
+            if conv is None or users[before] > 1 or conv["shape"][:2] != step["shape"][:2]:
+                continue  # a reshape between them keeps the value's number, but gives it other channels
             _, weight, bias = (self.constants.get(used) for used in conv["in"])
             factor, added = self.constants[scale], self.constants[shift]
             old = torch.zeros(()) if conv["in"][2] is None else bias
@@ -360,6 +364,12 @@ def writes_over(target: Any) -> bool:
     """Whether an operation writes over one of its inputs."""
     schema = getattr(target, "_schema", None)
     return schema is not None and any(a.alias_info and a.alias_info.is_write for a in schema.arguments)
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error says, for people; its kind where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]:.200}"
 
 
 def place(tensor: Tensor) -> tuple[int, tuple[int, ...]]:
