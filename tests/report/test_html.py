@@ -197,7 +197,7 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 8, 3, stride=2, padding=2, dilation=2)
-        self.norm, self.group = nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.norm, self.group, self.shift = nn.BatchNorm2d(8), nn.GroupNorm(2, 8), nn.Parameter(torch.randn(8))
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.layer, self.last = nn.LayerNorm(8), nn.Linear(8, 3)
 
@@ -205,7 +205,7 @@ class Mixed(nn.Module):
         x = nn.functional.pad(x, (1, 0, 2, 1), value=0.5)
         x = self.norm(nn.functional.gelu(self.conv(x)))  # batch norm that cannot be folded
         x = nn.functional.avg_pool2d(x, 3, 2, 1, ceil_mode=True) + nn.functional.max_pool2d(x, 3, 2, 1, ceil_mode=True)
-        a, b = self.group(x).chunk(2, 1)
+        a, b = nn.functional.group_norm(self.group(x), 4, bias=self.shift).chunk(2, 1)
         x = torch.cat([nn.functional.leaky_relu(a, 0.2), nn.functional.elu(b) - 0.5], 1)
         x = x.flatten(2).transpose(1, 2)
         x = self.layer(x + self.attention(x, x, x, need_weights=False)[0])
@@ -217,7 +217,7 @@ class Windows(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel, self.gain = nn.Parameter(torch.randn(8, 1, 3, 3)), nn.Parameter(torch.ones(8))
+        self.kernel, self.gain = nn.Parameter(torch.randn(8, 1, 3, 3)), nn.Parameter(torch.rand(8) + 0.5)
         self.bias, self.places = nn.Parameter(torch.randn(5, 2)), torch.randint(0, 5, (16, 16))
         self.qkv, self.last, self.mix = nn.Linear(8, 24), nn.Linear(8, 3), nn.Conv1d(1, 1, 3, padding=1)
 

@@ -103,8 +103,9 @@ def group_norm(
     to: Steps, x: Value, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *rest: Any
 ) -> Value:
     normed = to.step("norm", [x], x.shape, size=math.prod(x.shape[1:]) // groups, eps=eps)
-    if weight is None or bias is None:
+    if weight is None and bias is None:
         return normed
-    inner = math.prod(x.shape[2:])
-    inputs = [normed, to.value(weight), to.value(bias)]
-    return to.step("affine", inputs, x.shape, channels=x.shape[1], inner=inner)
+    channels, inner = x.shape[1], math.prod(x.shape[2:])
+    scale = to.value(torch.ones(channels) if weight is None else weight)
+    shift = to.value(torch.zeros(channels) if bias is None else bias)
+    return to.step("affine", [normed, scale, shift], x.shape, channels=channels, inner=inner)
