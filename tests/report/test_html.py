@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -364,6 +365,69 @@ def test_writing_over_what_is_read_again_is_not_mistaken_for_a_new_tensor():
     except NotRunnableError:
         return  # refusing is right, too
     assert [step["kind"] for step in program.steps] == ["binary", "unary", "binary"]
+
+
+class Written(nn.Module):
+    """Writes over a part of what it makes: `change` gets (B, 4, H, W)."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.change, self.conv = change, nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.change(self.conv(x)).mean((2, 3))
+
+
+def part_of_a_part(y: torch.Tensor) -> torch.Tensor:
+    y[:, :2, 1:].mul_(3)
+    return y
+
+
+def part_seen_before(y: torch.Tensor) -> torch.Tensor:
+    part = y[:, :2]
+    y.mul_(2)
+    return torch.cat([y, part], 1)
+
+
+def part_of_a_split(y: torch.Tensor) -> torch.Tensor:
+    y.chunk(2, 1)[0].mul_(3)
+    return y
+
+
+def what_dropout_gave(y: torch.Tensor) -> torch.Tensor:
+    nn.functional.dropout(y, 0.5, training=False).mul_(3)
+    return y + 1
+
+
+def known_before(y: torch.Tensor) -> torch.Tensor:
+    known = torch.ones(1, 4, 4, 4)
+    known[:, :2].mul_(y[:, :2])
+    return known * y
+
+
+def under_autocast(y: torch.Tensor) -> torch.Tensor:
+    part = y[:, :2]
+    with torch.autocast("cpu", enabled=False):
+        y = y.relu_() * 2
+    return torch.cat([y, part], 1)
+
+
+@pytest.mark.parametrize(
+    "change", [part_of_a_part, part_seen_before, part_of_a_split, what_dropout_gave, known_before, under_autocast]
+)
+def test_what_was_written_over_is_not_read_again_by_another_name(change):
+    with pytest.raises(NotRunnableError, match="writes over"):
+        to_program(Written(change), (1, 6, 6), [100.0], [0.012])
+
+
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed: nothing here runs the page's JavaScript")
+def test_the_result_of_writing_over_is_read_in_whole_and_in_parts():
+    torch.manual_seed(0)
+    model = Written(lambda y: torch.cat([(y := y.mul_(2).view(1, 4, 16)[:, 1:].relu_())[:, 1:], y], 1).unsqueeze(3))
+    pixels = images(2, 1, 6)
+    with torch.no_grad():
+        wanted = torch.cat([model((image[None].float() - 100) * 0.012) for image in pixels])
+    assert torch.allclose(page_logits(to_program(model, (1, 6, 6), [100.0], [0.012]), pixels), wanted, atol=1e-5)
 
 
 def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:

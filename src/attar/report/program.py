@@ -8,6 +8,7 @@ function for each kind of step and knows no shapes but those that a step carries
 from __future__ import annotations
 
 import base64
+import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ LARGEST = 700_000
 """Numbers that fit into the page; those of a larger network stay in the weights' file, for the page to be given."""
 KNOWN_LIMIT = 60_000
 """Numbers that are computed now, of a network whose weights stay in their file; larger ones the page computes."""
+GIVES_ITSELF = ("aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::type_as")
+"""Operations that may give their input itself, though their schema does not say so."""
 IMAGE = 0
 """The value that is the input, while translating."""
 
@@ -179,7 +182,7 @@ class Translator:
                 if node.op == "output":
                     return args[0]
                 if writes_over(node.target):
-                    self.check_alone(node, args[0])
+                    self.check_alone(node, args)
                 found[node] = self.call(node.target, args, kwargs)
                 self.kept.append(found[node])
         raise NotRunnableError("its graph has no output")
@@ -208,6 +211,8 @@ class Translator:
             part = next((i for i, a in enumerate(args) if isinstance(a, torch.fx.GraphModule)), None)
             if part is None:
                 raise NotRunnableError(f"the page's interpreter has no operation {target.name()!r}")
+            if any(writes_over(node.target) and root(node).op == "placeholder" for node in args[part].graph.nodes):
+                raise NotRunnableError("a part of it under another autocast writes over a tensor that it reads")
             return self.graph(args[part], args[part + 1 :])
         leaves = torch.utils._pytree.tree_leaves((args, kwargs))
         if not any(isinstance(leaf, Value) for leaf in leaves):
@@ -261,21 +266,18 @@ class Translator:
             )
         return self.graph(made, [leaves[i] for i in places])
 
-    def check_alone(self, node: Node, target: Any) -> None:
-        """Raise if something reads a value, or a part of it, after it was written over: steps never write over."""
-        if isinstance(
-            target, Tensor
-        ):  # written over now, as torch does; the network's own tensors must stay as they are
-            if target.untyped_storage().data_ptr() in self.shared:
+    def check_alone(self, node: Node, args: tuple[Any, ...]) -> None:
+        """Raise if a node writes over a tensor of which anything is read again but the result: steps never write over."""
+        if not any(isinstance(leaf, Value) for leaf in torch.utils._pytree.tree_leaves(args)):
+            # written over now, as torch does; the network's own tensors must stay as they are
+            if args[0].untyped_storage().data_ptr() in self.shared:
                 raise NotRunnableError("it writes over its own weights")
             return
         order = {other: i for i, other in enumerate(node.graph.nodes)}
-        written = node.args[0]
-        if any(order[user] > order[node] for user in getattr(written, "users", ())) or (
-            isinstance(written, Node)
-            and is_view(written)
-            and any(order[user] > order[node] for user in written.args[0].users)  # type: ignore[union-attr]
-        ):
+        stale = [root(node)]
+        for alias in stale:  # grows: views, their views ..., but not those of the result
+            stale += [user for user in alias.users if user is not node and viewed(user) is alias]
+        if any(order[user] > order[node] for alias in stale for user in alias.users):
             raise NotRunnableError("it writes over a tensor that it reads again later")
 
     def view(self, target: Callable[..., Any], value: Value, *args: Any, **kwargs: Any) -> Any:
@@ -383,7 +385,20 @@ def small(results: Any) -> bool:
     return all(tensor.numel() <= KNOWN_LIMIT for tensor in tensors)
 
 
-def is_view(node: Node) -> bool:
-    """Whether the node's result shares memory with its first argument."""
+def viewed(node: Node) -> Node | None:
+    """What the node's result may share memory with; None where it is new."""
+    if not node.args or not isinstance(base := node.args[0], Node):
+        return None
+    if node.target is operator.getitem:
+        return base if viewed(base) else None  # of a split
     schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(returned.alias_info for returned in schema.returns) and bool(node.args)
+    if schema is None or not (schema.name in GIVES_ITSELF or any(returned.alias_info for returned in schema.returns)):
+        return None
+    return base
+
+
+def root(node: Node) -> Node:
+    """The tensor that the node's result is in the end a view of."""
+    while base := viewed(node):
+        node = base
+    return node
