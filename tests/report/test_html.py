@@ -430,6 +430,12 @@ def test_the_result_of_writing_over_is_read_in_whole_and_in_parts():
     assert torch.allclose(page_logits(to_program(model, (1, 6, 6), [100.0], [0.012]), pixels), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("change", [nn.SELU(inplace=True), torch.Tensor.floor_, lambda y: y.copy_(y * 3)])
+def test_writing_over_as_the_interpreter_cannot_is_no_view(change):
+    with pytest.raises(NotRunnableError, match="no operation"):
+        to_program(Written(change), (1, 6, 6), [100.0], [0.012])
+
+
 def browse(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     """The page as headless Chromium has it after all that it does on loading."""
     flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"

@@ -238,7 +238,7 @@ class Translator:
                 return OPERATIONS[name](self, *args, **kwargs)
             except TypeError as error:  # an argument that the table's function does not have
                 raise NotRunnableError(f"the page's interpreter has no operation {name!r} of this kind") from error
-        if schema.returns and all(returned.alias_info for returned in schema.returns):
+        if schema.returns and all(returned.alias_info for returned in schema.returns) and not writes_over(target):
             return self.view(target, *args, **kwargs)
         if not schema.returns:
             return None  # an assertion
