@@ -77,7 +77,7 @@ def as_text(found: list[Bench]) -> str:
     errors = [f"{row.name} FAILED: {row.error}" for row in found if row.error]
     threads = f"{found[0].threads} thread{'s' if found[0].threads > 1 else ''}"
     foot = f"{threads}; medians; raw pixels in, logits out; own memory: without the libraries."
-    return "\n".join([table(heads, rows), "", *errors, foot])
+    return "\n".join([table(heads, rows, terminal=True), "", *errors, foot])
 
 
 def _cells(row: Bench, columns: int) -> list[str]:

@@ -38,7 +38,8 @@ def show() -> None:
             for pool in pools
         ]
         if rows:
-            print(table(["pool", "teacher", "data", "view seed", "epochs", "size", "first used by"], rows))
+            heads = ["pool", "teacher", "data", "view seed", "epochs", "size", "first used by"]
+            print(table(heads, rows, terminal=True))
         total = sum(pool.size for pool in pools)
         print(f"{len(pools)} pools in {folder}: {megabytes(total)} of {megabytes(limit)}")
 

@@ -37,7 +37,7 @@ def rehearsal_text(recipe: Recipe, found: Rehearsal) -> str:
     rows.append(["in all", f"{sum(found.images.values()):,.0f}", remaining(sum(found.seconds.values()))])
     threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     here = f"{machine['device']}, {machine['precision']}, {threads}"
-    lines += [table(["stage", "images seen", f"time here ({here})"], rows), ""]
+    lines += [table(["stage", "images seen", f"time here ({here})"], rows, terminal=True), ""]
     lines.append("evaluations, cuts with their proofs and exports come on top")
     if found.planned is not None and recipe.prune is not None:
         lines += ["", f"under {recipe.prune.budget}, cut at once and untrained:", "", plan_text(found.planned)]
@@ -49,7 +49,7 @@ def _widths(planned: Planned) -> str:
         [group, str(before), str(after), f"-{before - after}" if after < before else ""]
         for group, (before, after) in planned.cut.widths.items()
     ]
-    return table(["group", "units", "kept", "cut"], rows)
+    return table(["group", "units", "kept", "cut"], rows, terminal=True)
 
 
 def _costs(planned: Planned) -> str:
@@ -61,4 +61,4 @@ def _costs(planned: Planned) -> str:
     if planned.seconds is not None:
         first, last = planned.seconds
         rows.append(["latency", f"{1000 * first:.3f} ms", f"{1000 * last:.3f} ms", f"{last / first:.1%}", "-"])
-    return table(["cost", "before", "after", "ratio", "smallest reachable"], rows)
+    return table(["cost", "before", "after", "ratio", "smallest reachable"], rows, terminal=True)

@@ -27,7 +27,7 @@ def list_zoo(zoo: Folder = None) -> None:
 
         folder = find_zoo(zoo)
         found = [entry.facts() for entry in entries(folder)]
-        print(table(HEADS, zoo_rows(found)) if found else f"{folder} holds nothing yet")
+        print(table(HEADS, zoo_rows(found), terminal=True) if found else f"{folder} holds nothing yet")
 
 
 @zoo.command()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+SPECIAL = re.compile(r"`[^`]*`|\\|<(?=[A-Za-z/!?])")
+"""Code, in which nothing is special, and what else is: backslashes, and the beginnings of tags."""
 
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
+
+def table(heads: list[str], rows: list[list[str]], terminal: bool = False) -> str:
+    """A Markdown table; one for the terminal has its texts as they are."""
+    lines = ["| " + " | ".join(row if terminal else map(cell, row)) + " |" for row in (heads, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]])
+
+
+def cell(text: str) -> str:
+    """A text that stays in its row and its column and is no HTML; code and links in it stay what they are."""
+    line = SPECIAL.sub(lambda found: found[0] if found[0][0] == "`" else f"\\{found[0]}", " ".join(text.splitlines()))
+    return line.replace("|", "\\|")
 
 
 def percent(share: float | None) -> str:
