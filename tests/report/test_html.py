@@ -179,6 +179,14 @@ def test_a_network_that_the_page_cannot_run_is_left_out_and_told(model, reason):
     assert "program" not in page_data(page) and "Mistakes" in page
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_that_are_no_pictures_are_not_tried_in_the_browser(channels):
+    given = facts(mean=[0.4] * channels, std=[0.3] * channels)
+    page = report_html(given, network=network(channels), images=images(12, channels), predictions=predictions())
+    assert f"does not run the network: its images have {channels} channels" in page
+    assert not page_data(page).keys() & {"program", "trials"} and "Mistakes" in page
+
+
 def test_pictures_are_what_they_were():
     image_module = pytest.importorskip("PIL.Image", reason="Pillow decodes the PNGs")
     import io

@@ -90,9 +90,9 @@ def assemble(given: Given, reason: str = "") -> str:
         wrong["shown"] = pictures(wrong["shown"], given.images)
         if given.network is not None:
             form = normalisation(facts)
-            content["trials"] = trial_samples(given.network, given.images, form, predictions, given.confidence)
             try:
                 content["program"] = program(given, form)
+                content["trials"] = trial_samples(given.network, given.images, form, predictions, given.confidence)
             except NotRunnableError as error:
                 reason = str(error)
     body: list[Child] = [
@@ -112,6 +112,8 @@ def assemble(given: Given, reason: str = "") -> str:
 def program(given: Given, form: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """The network for the page's interpreter, and of a large one the file that holds its weights."""
     assert given.network is not None and given.images is not None
+    if (channels := given.images.shape[1]) not in (1, 3):
+        raise NotRunnableError(f"its images have {channels} channels, and the browser's pictures are grey or RGB")
     shift, scale = (values.flatten().tolist() for values in form)
     made = to_program(given.network, given.images.shape[1:], shift, scale, beside=given.weights is not None)
     plain = made.to_dict()

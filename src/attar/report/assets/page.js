@@ -310,8 +310,7 @@
       $("check").dataset.gap = gap / scale;
       $("check").dataset.same = `${same}/${samples.length}`;
     }
-    if (![1, 3].includes(page.program.input[0])) { $("own").remove(); pick.remove(); }
-    else if (buttons.length) buttons[0].click();
+    if (buttons.length) buttons[0].click();
     if (page.program.file) takes($("weights"), $("weights-file"), weights);
     else await opened({});
   }
