@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from attar.data import DataError, ImageData, load_data, store
-from attar.data.pictures import read_picture
+from attar.data.pictures import read_header, read_picture
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -149,6 +149,27 @@ def test_deep_greys(tmp_path: Path, kind: str) -> None:
     if kind in ("I", "F"):
         assert "4 of 8 pictures cannot be read" in told[-1]
         assert f"ant/300-0.tif: its pixels are {deep.dtype} from 0" in told[-1]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_shows_white(tmp_path: Path, mode: str) -> None:
+    opaque = np.zeros((10, 12), np.uint8)
+    opaque[:, 6:] = 255
+    opaque[0, 0] = 128
+    if mode == "P":
+        picture = Image.fromarray(opaque // 128, "P")  # two colours besides the transparent one, all of them black
+        picture.putpalette([0] * 768)
+        wanted = np.where(opaque // 128 == 0, 255, 0)
+        picture.save(tmp_path / "shape.png", transparency=0)
+    else:
+        black = Image.new(mode[:-1], (12, 10))
+        black.putalpha(Image.fromarray(opaque))
+        wanted = 255 - opaque.astype(int)
+        black.save(tmp_path / "shape.png")
+    for channels in (1, 3):
+        pixels = read_picture(tmp_path / "shape.png", (channels, 10, 12)).astype(int)
+        assert all(np.abs(plane - wanted).max() <= 1 for plane in pixels)
+    assert read_header(tmp_path / "shape.png").grey == (mode == "LA")
 
 
 def spoil(path: Path, how: str) -> None:

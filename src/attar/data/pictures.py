@@ -11,7 +11,7 @@ from attar.data.convert import Array, to_images
 from attar.data.images import DataError
 
 SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
-_GREY_MODES = ("1", "L", "F")  # and I, I;16, I;16B and others that begin so
+_GREY_MODES = ("1", "L", "LA", "F")  # and I, I;16, I;16B and others that begin so
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
 
 Source = Path | BytesIO
@@ -57,7 +57,8 @@ def read_header(source: Source) -> Header:
 def read_picture(source: Source, shape: tuple[int, int, int]) -> Array:
     """A picture file as uint8 (C, H, W): grey for C = 1, RGB for C = 3; of 16 bits the upper 8, of fractions 0..1 all.
 
-    Turned upright, scaled (bicubic, antialiased) to cover H x W, and cut in the middle. Raises BadPictureError.
+    What is transparent shows white. Turned upright, scaled (bicubic, antialiased) to cover H x W, and cut in the middle.
+    Raises BadPictureError.
     """
     channels, height, width = shape
     image_module = pillow()
@@ -71,6 +72,9 @@ def read_picture(source: Source, shape: tuple[int, int, int]) -> Array:
                 picture = image_module.fromarray(_of_16_bits(np.asarray(picture)))
             elif picture.mode == "F":
                 picture = image_module.fromarray(to_images(np.asarray(picture)[None], "its pixels")[0, 0].numpy())
+            if picture.has_transparency_data:  # what lies under it may be any colour
+                white = image_module.new("RGBA", picture.size, "white")
+                picture = image_module.alpha_composite(white, picture.convert("RGBA"))
             picture = picture.convert("L" if channels == 1 else "RGB")
             if picture.size != (width, height):
                 picture = ImageOps.fit(picture, (width, height), image_module.Resampling.BICUBIC)
