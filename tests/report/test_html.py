@@ -375,6 +375,22 @@ def test_writing_over_what_is_read_again_is_not_mistaken_for_a_new_tensor():
     assert [step["kind"] for step in program.steps] == ["binary", "unary", "binary"]
 
 
+@pytest.mark.skipif(NODE is None, reason="Node.js is not installed: nothing here runs the page's JavaScript")
+def test_channels_taken_for_images_are_pooled_each_and_refused_by_a_convolution():
+    def apart(*layers: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(0, 1), nn.Unflatten(0, (4, 1)), *layers).eval()
+
+    torch.manual_seed(0)
+    back = nn.Flatten(0), nn.Unflatten(0, (1, -1))
+    model, pixels = apart(nn.MaxPool2d(2), nn.Flatten(0, 1), nn.AvgPool2d(2, ceil_mode=True), *back), images(2, 1, 12)
+    with torch.no_grad():
+        wanted = torch.cat([model((image[None].float() - 100) * 0.012) for image in pixels])
+    found = page_logits(to_program(model, (1, 12, 12), [100.0], [0.012]), pixels)
+    assert wanted.shape == (2, 36) and torch.allclose(found, wanted, atol=1e-5)
+    with pytest.raises(NotRunnableError, match="convolution of many images"):
+        to_program(apart(nn.Conv2d(1, 2, 3), *back), (1, 12, 12), [100.0], [0.012])
+
+
 class Written(nn.Module):
     """Writes over a part of what it makes: `change` gets (B, 4, H, W)."""
 

@@ -96,7 +96,7 @@ const attarNetwork = (() => {
       else walk(s.shape, s.sa, s.sb, (i, pa, pb) => { y[i] = f(a[pa], b[pb]); });
     },
     pool(s, [x], y) {
-      const [C, H, W] = s.input, [, , Ho, Wo] = s.shape, [kh, kw] = s.kernel;
+      const [C, H, W] = s.input, [Ho, Wo] = s.shape.slice(-2), [kh, kw] = s.kernel;
       const [sh, sw] = s.stride, [ph, pw] = s.padding, [dh, dw] = s.dilation;
       for (let c = 0, i = 0; c < C; c++) for (let oy = 0; oy < Ho; oy++) for (let ox = 0; ox < Wo; ox++, i++) {
         let best = -Infinity, sum = 0, seen = 0;

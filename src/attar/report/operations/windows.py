@@ -22,6 +22,7 @@ def conv2d(
 ) -> Value:
     kernels = to.value(weight)
     need(len(x.shape) == 4 and len(kernels.shape) == 4, "convolution of another dimension than two")
+    need(x.shape[0] == 1, "convolution of many images made of one")
     steps, holes = pair(stride), pair(dilation)
     reach = [d * (k - 1) for d, k in zip(holes, kernels.shape[2:])]
     if padding == "same":
@@ -84,8 +85,8 @@ def pool(
     window, around, holes = pair(kernel), pair(padding), pair(dilation)
     steps = pair(stride) if stride not in ([], None) else window
     size = torch.nn.functional.max_pool2d(torch.empty(x.shape), window, steps, around, holes, ceil).shape
-    return to.step("pool", [x], size, input=list(x.shape[1:]), kernel=window, stride=steps, padding=around,
-                   dilation=holes, **attributes)  # fmt: skip
+    return to.step("pool", [x], size, input=[math.prod(x.shape[:-2]), *x.shape[-2:]], kernel=window, stride=steps,
+                   padding=around, dilation=holes, **attributes)  # fmt: skip
 
 
 def max_pool2d(
