@@ -66,16 +66,19 @@ def test_random_shares_are_exact_and_restored() -> None:
 def test_parameters_stay_the_same_objects_and_train() -> None:
     model = student()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    objects = dict(model.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in objects.items()}
     cut = Pruner(model, EXAMPLE).step(Budget(params="50%"))
     for name, parameter in model.named_parameters():
         expected = before[name]
         for dim, index in cut.kept.get(name, []):
             expected = expected.index_select(dim, index)
-        assert torch.equal(parameter, expected)
+        assert parameter is objects[name] and torch.equal(parameter, expected)
+    assert any(parameter.shape != before[name].shape for name, parameter in objects.items())
+    cut_weights = {name: parameter.detach().clone() for name, parameter in objects.items()}
     model(EXAMPLE).square().sum().backward()
     optimiser.step()
-    assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters() if p.shape == before[n].shape)
+    assert all(not torch.equal(parameter, cut_weights[name]) for name, parameter in model.named_parameters())
 
 
 def test_description_rebuilds_the_network_without_capture() -> None:

@@ -247,9 +247,13 @@ def test_groups_of_bare_parameters_are_ranked_by_them():
     check(found[0], relative([1.0, 4.0, 9.0]))
 
 
-@pytest.mark.parametrize("name", [n for n in IMPORTANCES if n not in ("taylor", "fisher")])
+@pytest.mark.parametrize("name", [n for n in IMPORTANCES if n not in ("taylor", "fisher", "random")])
 def test_dead_units_score_least_and_dead_groups_do_not_divide_by_zero(network, name):
     structure, parameters = network
+    one_dead = {n: p.clone() for n, p in parameters.items()}
+    for part in structure.groups[0].members:
+        one_dead[part.tensor].movedim(part.dim, 0)[part.unit == 1] = 0
+    assert score(structure, one_dead, name)[0].argmin() == 1
     zero = {n: torch.zeros_like(p) for n, p in parameters.items()}
     assert torch.isfinite(score(structure, zero, name)[0]).all()
 
