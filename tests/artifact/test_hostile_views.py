@@ -1,16 +1,20 @@
 """Artifacts whose files would take all memory, never end, or hang who opens them: refused in words."""
 
+import io
 import json
 import os
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from saved_artifacts import change_architecture, rewrite
+from saved_artifacts import GIVE, TAKE, change_architecture, node, put_graph, rewrite
 
 from attar.artifact import ArtifactError, bench, load, open_view, verify
 from attar.artifact.limits import within_memory
+from attar.operations import operation_named
 from attar.pipeline import evaluate_artifact
 
 FLAT = [helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["f"], ["flat"])]
@@ -129,3 +133,43 @@ def test_a_report_that_is_a_pipe_or_names_code_or_the_net(artifact):
     os.mkfifo(artifact / "report.json")
     with pytest.raises(ValueError, match=r"no plain file|has no report.json"):
         evaluate_artifact(artifact)
+
+
+def write_program(folder: Path, model: dict) -> None:
+    """A model.pt2 that holds this and nothing else."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/models/model.json", json.dumps(model))
+    rewrite(folder, "model.pt2", content.getvalue())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aten.from_file.default",
+        "aten.from_file.out",
+        "aten.save.default",
+        "aten.set_.source_Storage",
+        "aten.manual_seed.default",
+        "aten.pow.int_to_int",
+        "aten._cummax_helper.default",
+        "aten._reshape_alias.default",
+        "aten._sparse_coo_tensor_unsafe.default",
+        "aten.__init__.__func__",
+    ],
+)
+def test_operations_that_reach_beyond_tensors(artifact, name):
+    write_program(artifact, {"target": f"torch.ops.{name}"})
+    assert [check.name for check in verify(artifact).checks if check.passed is False] == ["view model.pt2"]
+    with pytest.raises(ArtifactError, match="no tensor operation"):
+        open_view(artifact, "model.pt2")
+    put_graph(artifact, TAKE, node("y", "call_function", name, {"node": "x"}), GIVE)
+    with pytest.raises(ArtifactError, match=r"no tensor operation|no operation of torch"):
+        load(artifact)
+
+
+@pytest.mark.parametrize(
+    "name", ["aten.relu_.default", "aten.__and__.Tensor", "aten.einsum.default", "aten._assert_scalar.default"]
+)
+def test_operations_that_networks_are_made_of(name):
+    assert str(operation_named(f"torch.ops.{name}")) == name

@@ -18,15 +18,14 @@ from torch import nn
 from attar.artifact.description import description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.views import PT2, FromPixels, Runner, View, add_view, example, load_float32, quiet
+from attar.operations import operation_named
 
 PARTS = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|data/sample_inputs/model\.pt|models/model\.json|archive_format|archive_version|version|byteorder"
     r"|\.data/(version|serialization_id)|\.format_version|\.storage_alignment"
 )
-OPERATION = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|mod|getitem|eq|ne|lt|le|gt|ge|neg)"
-)
+OF_SIZES = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|getitem|eq|ne|lt|le|gt|ge|neg)")
 EXPRESSION = re.compile(
     r"(Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|Integer\(-?\d+\)|-?\d+|Add|Mul|Mod|FloorDiv|[(), ])*"
 )
@@ -131,8 +130,8 @@ def check_entry(key: str, value: Any) -> None:
     """Raise ArtifactError for an entry that could make torch run something else than tensor operations."""
     if key == "use_pickle" and value is not False:
         raise ArtifactError("the .pt2 file holds a pickle")
-    if key == "target" and not (isinstance(value, str) and OPERATION.fullmatch(value)):
-        raise ArtifactError(f"the .pt2 file calls {value!r:.100}, which is no tensor operation")
+    if key == "target":
+        check_target(value)
     if key == "expr_str" and not (isinstance(value, str) and EXPRESSION.fullmatch(value)):
         raise ArtifactError(f"the .pt2 file has the expression {value!r:.100}, which is no size")
     if key in ("as_operator", "as_custom_obj", "as_script_object") or (key == "guards_code" and value):
@@ -141,6 +140,16 @@ def check_entry(key: str, value: Any) -> None:
         kinds = set(re.findall(r'"type": *"([^"]*)"', value))
         if not kinds <= {"builtins.tuple", "builtins.dict", "builtins.list"} or "\\" in value:
             raise ArtifactError(f"the .pt2 file has inputs or outputs of its own kind: {sorted(kinds)}")
+
+
+def check_target(name: Any) -> None:
+    """Raise ArtifactError for what is no tensor operation and no arithmetic of sizes."""
+    if isinstance(name, str) and OF_SIZES.fullmatch(name):
+        return
+    try:
+        operation_named(str(name))
+    except ValueError as error:
+        raise ArtifactError(f"the .pt2 file calls {name!r:.100}, which is no tensor operation") from error
 
 
 def walk(data: Any) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from attar.operations import operation_named
+
 OPERATORS = {
     f"operator.{function.__name__}": function
     for function in (
@@ -28,7 +30,6 @@ OPERATORS = {
     )
 } | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min, "math.ceil": math.ceil, "math.floor": math.floor}
 """Functions of sizes that a graph may hold beside torch's operations."""
-BANNED = frozenset({"from_file", "save"})
 KINDS = {
     "dtype": (torch.dtype, lambda name: getattr(torch, name)),
     "layout": (torch.layout, lambda name: getattr(torch, name)),
@@ -95,14 +96,7 @@ def _target(kind: str, name: str) -> Any:
         raise ValueError(f"the description's graph has a node of kind {kind!r}")
     if name in OPERATORS:
         return OPERATORS[name]
-    library, _, rest = name.partition(".")
-    packet, _, overload = rest.partition(".")
-    if library != "aten" or packet in BANNED or packet.startswith("__") or not packet.isidentifier():
-        raise ValueError(f"the description's graph names {name!r}, which is not an operation that attar loads")
-    found = getattr(getattr(torch.ops.aten, packet), overload)
-    if not isinstance(found, torch._ops.OpOverload):
-        raise ValueError(f"the description's graph names {name!r}, which is not an operation")
-    return found
+    return operation_named(f"torch.ops.{name}")
 
 
 def _write(item: Any) -> Any:
