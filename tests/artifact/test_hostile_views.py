@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from saved_artifacts import GIVE, TAKE, change_architecture, node, put_graph, re
 
 from attar.artifact import ArtifactError, bench, load, open_view, verify
 from attar.artifact.limits import within_memory
+from attar.artifact.pt2_view import check_entry
 from attar.operations import operation_named
 from attar.pipeline import evaluate_artifact
 
@@ -173,3 +175,18 @@ def test_operations_that_reach_beyond_tensors(artifact, name):
 )
 def test_operations_that_networks_are_made_of(name):
     assert str(operation_named(f"torch.ops.{name}")) == name
+
+
+@pytest.mark.parametrize("expression", ["1" * 30 + "x", "-1" * 30 + "x", "(" * 20_000, "Mul(" * 2000 + "2**9"])
+def test_expressions_that_take_for_ever(artifact, expression):
+    write_program(artifact, {"expr_str": expression})
+    start = time.process_time()
+    assert next(check.detail for check in verify(artifact).checks if check.passed is False).endswith("which is no size")
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    "expression", ["Symbol('s77', positive=True, integer=True)", "Add(Mul(Integer(-2), Symbol('u0')), -1)"]
+)
+def test_expressions_that_are_sizes(expression):
+    check_entry("expr_str", expression)

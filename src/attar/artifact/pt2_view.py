@@ -27,8 +27,10 @@ PARTS = re.compile(
 )
 OF_SIZES = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|getitem|eq|ne|lt|le|gt|ge|neg)")
 EXPRESSION = re.compile(
-    r"(Symbol\('[su]\d+'(, (positive|nonnegative|integer)=True)*\)|Integer\(-?\d+\)|-?\d+|Add|Mul|Mod|FloorDiv|[(), ])*"
+    r"(Symbol\('[su]\d++'(, (positive|nonnegative|integer)=True)*+\)|Integer\(-?\d++\)|-?\d++|Add|Mul|Mod|FloorDiv|[(), ])*+"
 )
+"""Possessive throughout: what does not match must not be tried in every way."""
+LONGEST_EXPRESSION = 10_000
 TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
 
 
@@ -132,7 +134,9 @@ def check_entry(key: str, value: Any) -> None:
         raise ArtifactError("the .pt2 file holds a pickle")
     if key == "target":
         check_target(value)
-    if key == "expr_str" and not (isinstance(value, str) and EXPRESSION.fullmatch(value)):
+    if key == "expr_str" and not (
+        isinstance(value, str) and len(value) <= LONGEST_EXPRESSION and EXPRESSION.fullmatch(value)
+    ):
         raise ArtifactError(f"the .pt2 file has the expression {value!r:.100}, which is no size")
     if key in ("as_operator", "as_custom_obj", "as_script_object") or (key == "guards_code" and value):
         raise ArtifactError(f"the .pt2 file holds code ({key})")
