@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from saved_artifacts import change_architecture, network, rewrite, save_network
+from saved_artifacts import GIVE, TAKE, change_architecture, images, network, node, put_graph, rewrite, save_network
 from torchvision_ops import define_missing_operators
 
-from attar.artifact import ArtifactError, export_pt2, load, verify
+from attar.artifact import ArtifactError, export_pt2, load, predict, verify
 from attar.artifact.limits import bounded
+from attar.prune.shipped import shipped
 
 define_missing_operators()
 
@@ -290,6 +291,44 @@ def test_other_weights_than_those_of_the_golden_batch(artifact):
     load(artifact)
     failed = [check for check in verify(artifact).checks if check.passed is False]
     assert [check.name for check in failed] == ["golden batch"] and "0.01" in failed[0].detail
+
+
+def test_an_input_size_without_images_of_it_is_not_run(artifact, monkeypatch):
+    def run(self, images):
+        assert images.shape[-1] <= 8
+        return torch.zeros(len(images), 3)
+
+    monkeypatch.setattr(type(network()), "forward", run)
+    change_architecture(artifact, input=INPUT | {"size": [1, 4096, 4096]})
+    found = {check.name: check for check in verify(artifact).checks}
+    assert found["golden batch"].passed is False and "must be uint8" in found["golden batch"].detail
+    assert found["counts"].passed is None and "size" in found["counts"].detail
+
+
+@pytest.mark.parametrize(
+    "name, operands, words",
+    [
+        ("pow", [10, 10**9], "power beyond"),
+        ("pow", [-(10**9), 10**9], "power beyond"),
+        ("pow", [1, 10**9], ""),
+        ("mul", [2**40, 2**40], "integer above"),
+        ("mul", ["x", 10**12], "no numbers"),
+        ("mul", [[0], 10**12], "no numbers"),
+        ("mod", ["%1000000000d", 1], "no numbers"),
+        ("mul", [2**20, 2**20], ""),
+        ("pow", [2, 0.5], ""),
+    ],
+)
+def test_arithmetic_of_captured_graphs_is_bounded(artifact, name, operands, words):
+    put_graph(artifact, TAKE, node("y", "call_function", f"operator.{name}", *operands), GIVE)
+    model = load(artifact)
+    found = {check.name: check for check in verify(artifact).checks}
+    if words:
+        assert words in found["counts"].detail and words in found["golden batch"].detail
+        with pytest.raises(ArtifactError, match=words):
+            predict(model, images())
+    assert found["counts"].detail and ("captured graph" in found["counts"].detail) == bool(words)
+    assert shipped(model)["layer1"]["graphs"][0]["nodes"][1]["target"] == f"operator.{name}"
 
 
 GOLDEN = [

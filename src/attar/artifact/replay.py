@@ -16,10 +16,15 @@ TOLERANCE = 1e-4
 """How far logits may be from those recorded, as a share of the largest: other machines round otherwise."""
 
 
-def golden_logits(model: nn.Module, form: Input, golden: torch.Tensor) -> torch.Tensor:
-    """float32 (B, classes) for uint8 images, computed on the CPU."""
+def check_golden(form: Input, golden: torch.Tensor) -> None:
+    """Raise ArtifactError unless there are images of the size that the network takes."""
     if tuple(golden.shape[1:]) != form.size or golden.dtype != torch.uint8 or len(golden) == 0:
         raise ArtifactError(f"golden images must be uint8 (B, {form.size}), not {golden.dtype} {tuple(golden.shape)}")
+
+
+def golden_logits(model: nn.Module, form: Input, golden: torch.Tensor) -> torch.Tensor:
+    """float32 (B, classes) for uint8 images, computed on the CPU."""
+    check_golden(form, golden)
     return logits_of(model, form, golden.cpu())
 
 
@@ -30,7 +35,7 @@ def logits_of(model: nn.Module, form: Input, images: torch.Tensor) -> torch.Tens
     try:
         with torch.inference_mode():
             logits = model(form.normalise(images.to(tensor.device)).to(dtype))
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError, ArithmeticError) as error:
         raise ArtifactError(f"the network cannot run: {error}") from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise ArtifactError(f"the network's output is no logits (B, classes) but {type(logits).__name__}")

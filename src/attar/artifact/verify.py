@@ -15,7 +15,7 @@ from attar.artifact.folder import GOLDEN, OWN, WEIGHTS, load
 from attar.artifact.limits import within_memory
 from attar.artifact.manifest import Entry, check_file, read_file, read_manifest, unlisted
 from attar.artifact.pt2_view import check_program
-from attar.artifact.replay import count, difference, exceeded, golden_logits
+from attar.artifact.replay import check_golden, count, difference, exceeded, golden_logits
 from attar.artifact.runners import open_view
 from attar.artifact.views import INT8, ONNX, PT2, View, replay_view
 from attar.artifact.weights import read_golden
@@ -92,7 +92,7 @@ def verify(
 def check_model(checks: "Checks", folder: Path, files: dict[str, Entry], model: nn.Module) -> None:
     """Counts, budget and golden batch of the network as loaded."""
     description = description_of(model)
-    counts = checks.run("counts", lambda: recount(model, description, files[WEIGHTS].bytes), figures)
+    counts = checks.run("counts", lambda: recount(folder, files, model, description), figures)
     if counts is not None:
         checks.run("budget", lambda: within(counts, description), figures)
     checks.run("golden batch", lambda: replay(folder, files, model, description), str)
@@ -153,9 +153,13 @@ def none_unlisted(folder: Path, files: dict[str, Entry]) -> None:
         raise ArtifactError(f"the manifest does not list {', '.join(others[:5])}")
 
 
-def recount(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:
-    """Counts made now; they must be those recorded."""
-    counts, recorded = count(model, description, file_bytes), dict(description.counts)
+def recount(folder: Path, files: dict[str, Entry], model: nn.Module, description: Description) -> dict[str, int]:
+    """Counts made now; they must be those recorded. The network runs at the input's size only if images of it came along."""
+    try:
+        check_golden(description.input, read_golden(read_file(folder, files, GOLDEN), GOLDEN)[0])
+    except ArtifactError as error:
+        raise Skipped("no golden images have the size that the network shall take") from error
+    counts, recorded = count(model, description, files[WEIGHTS].bytes), dict(description.counts)
     recorded["bytes"] = recorded.pop("file_bytes", recorded.get("bytes", 0))  # as attar once called them
     wrong = [
         f"{n:,} {kind}, recorded {recorded.get(kind, 0):,}" for kind, n in counts.items() if n != recorded.get(kind)

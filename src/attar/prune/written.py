@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from attar.operations import operation_named
 
-OPERATORS = {
+LARGEST_SIZE = 2**63 - 1
+"""No size is beyond this; without a bound, a file could have integers computed that fill the memory."""
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, for tensors and numbers only, and for integers no larger than sizes are; else ValueError."""
+
+    def bounded(*operands: Any) -> Any:
+        if any(isinstance(operand, str | list | tuple) for operand in operands):
+            raise ValueError(f"the captured graph calculates with {operands!s:.100}, which are no numbers")
+        whole = all(isinstance(operand, int) for operand in operands)
+        if function is operator.pow and whole and (abs(operands[0]) - 1).bit_length() * operands[1] > 63:
+            raise ValueError("the captured graph takes an integer to a power beyond any size")
+        result = function(*operands)
+        if isinstance(result, int) and abs(result) > LARGEST_SIZE:
+            raise ValueError(f"the captured graph calculates an integer above {LARGEST_SIZE:,}")
+        return result
+
+    bounded.__name__ = function.__name__  # the name that the graph's code gives it
+    return bounded
+
+
+ARITHMETIC = {
     f"operator.{function.__name__}": function
     for function in (
         operator.add,
@@ -21,15 +44,16 @@ OPERATORS = {
         operator.mod,
         operator.neg,
         operator.pow,
-        operator.getitem,
-        operator.eq,
-        operator.lt,
-        operator.le,
-        operator.gt,
-        operator.ge,
     )
+}
+OTHERS = {
+    f"operator.{function.__name__}": function
+    for function in (operator.getitem, operator.eq, operator.lt, operator.le, operator.gt, operator.ge)
 } | {"torch.sym_max": torch.sym_max, "torch.sym_min": torch.sym_min, "math.ceil": math.ceil, "math.floor": math.floor}
+WRITTEN = ARITHMETIC | OTHERS
 """Functions of sizes that a graph may hold beside torch's operations."""
+READ = {name: _bounded(function) for name, function in ARITHMETIC.items()} | OTHERS
+"""What is run in their place where a file names them."""
 KINDS = {
     "dtype": (torch.dtype, lambda name: getattr(torch, name)),
     "layout": (torch.layout, lambda name: getattr(torch, name)),
@@ -81,7 +105,7 @@ def _target_name(node: torch.fx.Node) -> str:
         return str(node.target)
     if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten":
         return str(node.target)
-    for name, function in OPERATORS.items():
+    for name, function in (*WRITTEN.items(), *READ.items()):
         if function is node.target:
             return name
     raise ValueError(f"the graph holds {node.target}, which cannot be written down")
@@ -94,8 +118,8 @@ def _target(kind: str, name: str) -> Any:
         return name
     if kind != "call_function":
         raise ValueError(f"the description's graph has a node of kind {kind!r}")
-    if name in OPERATORS:
-        return OPERATORS[name]
+    if name in READ:
+        return READ[name]
     return operation_named(f"torch.ops.{name}")
 
 
