@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save
 from saved_artifacts import GIVE, TAKE, change_architecture, images, network, node, put_graph, rewrite, save_network
 from torchvision_ops import define_missing_operators
 
-from attar.artifact import ArtifactError, export_pt2, load, predict, verify
+from attar.artifact import ArtifactError, classify, export_pt2, load, predict, verify
 from attar.artifact.limits import bounded
 from attar.prune.shipped import shipped
 
@@ -291,6 +292,16 @@ def test_other_weights_than_those_of_the_golden_batch(artifact):
     load(artifact)
     failed = [check for check in verify(artifact).checks if check.passed is False]
     assert [check.name for check in failed] == ["golden batch"] and "0.01" in failed[0].detail
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"]])
+def test_other_class_names_than_logits(artifact, names):
+    change_architecture(artifact, class_names=names)
+    failed = {check.name: check.detail for check in verify(artifact).checks if check.passed is False}
+    assert failed == {"golden batch": f"{len(names)} class names for 3 logits"}
+    Image.fromarray(images()[0, 0].numpy()).save(artifact.parent / "picture.png")
+    with pytest.raises(ArtifactError, match=f"{len(names)} class names for 3 logits"):
+        list(classify(artifact, [artifact.parent / "picture.png"]))
 
 
 def test_an_input_size_without_images_of_it_is_not_run(artifact, monkeypatch):

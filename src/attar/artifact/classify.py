@@ -45,7 +45,7 @@ def classify(
         allow: names of builders that the artifact may call, as for `attar.load`.
 
     Raises:
-        ArtifactError: the artifact or the view cannot be opened.
+        ArtifactError: the artifact or the view cannot be opened, or has not as many class names as logits.
         DataError: Pillow is missing. Files that cannot be read are told by `Guess.error`.
     """
     pillow()
@@ -69,7 +69,7 @@ def _batch(run: Runner, description: Description, files: list[str], top: int) ->
             yield Guess(file, error=errors[file])
             continue
         best = shares[file].topk(min(top, len(shares[file])))
-        names = description.class_names or [str(number) for number in range(len(shares[file]))]
+        names = description.names(len(shares[file]))
         yield Guess(file, tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist())))
 
 

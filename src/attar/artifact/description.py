@@ -83,6 +83,12 @@ class Description:
     versions: Mapping[str, str] = field(default_factory=dict)
     """What it was saved with: attar, torch."""
 
+    def names(self, logits: int) -> tuple[str, ...]:
+        """A name for each logit, its number where the classes have none; raises ArtifactError if names are missing or over."""
+        if self.class_names and len(self.class_names) != logits:
+            raise ArtifactError(f"{len(self.class_names)} class names for {logits} logits")
+        return self.class_names or tuple(map(str, range(logits)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for arch.json."""
         return {

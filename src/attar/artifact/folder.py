@@ -103,8 +103,7 @@ def write(folder: Path, model: nn.Module, description: Description, golden: torc
     loaded = read_back(folder, model, description)
     logits = golden_logits(loaded, description.input, golden)
     check_same(model, loaded, golden_logits(copy_of(model), description.input, golden), logits)
-    if description.class_names and len(description.class_names) != logits.shape[1]:
-        raise ArtifactError(f"{len(description.class_names)} class names for {logits.shape[1]} logits")
+    description.names(logits.shape[1])  # raises where there are too few or too many
     counts = count(loaded, description, len(weights))
     if over := exceeded(counts, description.budget):
         raise ArtifactError(f"the network exceeds its budget: {'; '.join(over)}")

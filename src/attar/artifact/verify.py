@@ -177,11 +177,12 @@ def within(counts: dict[str, int], description: Description) -> dict[str, float]
 
 
 def replay(folder: Path, files: dict[str, Entry], model: nn.Module, description: Description) -> str:
-    """Compute the golden logits again."""
+    """Compute the golden logits again; there must be as many as class names."""
     images, wanted = read_golden(read_file(folder, files, GOLDEN), GOLDEN)
     found = golden_logits(model, description.input, images)
     if differ := difference(wanted, found):
         raise ArtifactError(differ)
+    description.names(found.shape[1])
     return f"{len(found)} images, logits within {(found - wanted).abs().max().item():.1e}"
 
 
