@@ -304,6 +304,52 @@ def test_other_class_names_than_logits(artifact, names):
         list(classify(artifact, [artifact.parent / "picture.png"]))
 
 
+@pytest.mark.parametrize("part", ["builder", "surgery"])
+def test_deep_nesting(artifact, part):
+    deep = json.loads("[" * 700 + "]" * 700)
+    arguments = {"widths": [4, 6, 8], "classes": 3}
+    builder = {"name": "resnet20", "arguments": {**arguments, "x": deep}}
+    surgery = {"tensors": {}, "attributes": {"conv1": {"stride": deep}}}
+    change_architecture(artifact, **{part: {"builder": builder, "surgery": surgery}[part]})
+    assert_refused(artifact, "arch.json cannot be read: it is nested more than 100 deep")
+
+
+READ_X = {"node": "x"}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("x", "placeholder", "class"), GIVE],
+        [node("x", "placeholder", "2"), GIVE],
+        [node("x", "placeholder", "self"), GIVE],
+        [node("x", "placeholder", "x.y"), GIVE],
+        [node("x", "placeholder", "x", 1), node("y", "placeholder", "y"), GIVE],
+        [TAKE, node("y", "placeholder", "x"), GIVE],
+        [TAKE, node("x", "placeholder", "y"), GIVE],
+        [node("x", "placeholder", "\uff58"), GIVE],
+        [TAKE, node("a", "get_attr", "if"), GIVE],
+        [TAKE, node("a", "get_attr", "__class__.__init__.__globals__"), GIVE],
+        [TAKE, node("a", "get_attr", "0.__dict__"), GIVE],
+        [TAKE, node("a", "get_attr", "_\uff3fclass_\uff3f"), GIVE],
+        [TAKE, node("a", "call_function", "aten.relu.default", READ_X, kwargs={"dict": {"if": 1}}), GIVE],
+        [TAKE, node("a", "call_function", "aten.relu.default", READ_X, kwargs=3), GIVE],
+        [TAKE, 3],
+    ],
+)
+def test_captured_graphs_that_are_no_code(artifact, nodes):
+    put_graph(artifact, *nodes)
+    assert_refused(artifact, "surgery does not fit the network: .*graph|no name")
+
+
+def test_a_captured_graph_that_fails_when_it_runs(artifact):
+    put_graph(
+        artifact, node("x", "placeholder", "torch"), node("y", "call_function", "aten.relu.default", READ_X), GIVE
+    )
+    with pytest.raises(ArtifactError, match="the network cannot run"):
+        predict(load(artifact), images())
+
+
 def test_an_input_size_without_images_of_it_is_not_run(artifact, monkeypatch):
     def run(self, images):
         assert images.shape[-1] <= 8

@@ -20,6 +20,7 @@ FORMAT = "attar artifact"
 VERSION = 1
 MANIFEST = "manifest.json"
 LARGEST_JSON = 64 << 20
+DEEPEST_JSON = 100
 LARGEST_FILE = 8 << 30
 """More is not read into memory: files with holes can claim any size."""
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
@@ -124,7 +125,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def parse_json(content: bytes, name: str) -> Any:
-    """JSON without NaN and repeated keys; raises ArtifactError."""
+    """JSON without NaN, repeated keys and nesting that a recursion would fail on; raises ArtifactError."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is no JSON number")
@@ -135,9 +136,25 @@ def parse_json(content: bytes, name: str) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(content, parse_constant=refuse, object_pairs_hook=unique)
+        data = json.loads(content, parse_constant=refuse, object_pairs_hook=unique)
+        if nesting(data) > DEEPEST_JSON:
+            raise ValueError(f"it is nested more than {DEEPEST_JSON} deep")
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{name} cannot be read: {error}") from error
+    return data
+
+
+def nesting(data: Any) -> int:
+    """How deep lists and tables lie in each other; counted without recursion."""
+    depth, level = 0, [data]
+    while level := [
+        item
+        for part in level
+        if isinstance(part, dict | list)
+        for item in (part.values() if isinstance(part, dict) else part)
+    ]:
+        depth += 1
+    return depth
 
 
 def unlisted(folder: Path, files: Mapping[str, Entry]) -> list[str]:

@@ -32,10 +32,11 @@ def logits_of(model: nn.Module, form: Input, images: torch.Tensor) -> torch.Tens
     """float32 (B, classes) on the CPU, for uint8 images, with the network where and as it is."""
     tensor = next(iter(own_tensors(model).values()), torch.zeros(()))
     dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
+    normalised = form.normalise(images.to(tensor.device)).to(dtype)
     try:
         with torch.inference_mode():
-            logits = model(form.normalise(images.to(tensor.device)).to(dtype))
-    except (RuntimeError, TypeError, IndexError, ValueError, ArithmeticError) as error:
+            logits = model(normalised)
+    except Exception as error:  # of a captured graph, which somebody else wrote, as much as of a network
         raise ArtifactError(f"the network cannot run: {error}") from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise ArtifactError(f"the network's output is no logits (B, classes) but {type(logits).__name__}")

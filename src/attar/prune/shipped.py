@@ -125,7 +125,9 @@ def ship_written(model: nn.Module, description: Mapping[str, Any]) -> None:
                     raise ValueError(f"{name!r} is no constant of a graph")
                 _register(module, name, torch.zeros([int(size) for size in form["shape"]], dtype=dtype))
             module.forward = _bound(module, runs)
-    except (KeyError, TypeError, AttributeError, NotImplementedError) as problem:
+    except ValueError:
+        raise
+    except Exception as problem:  # whatever torch and Python say to a graph that somebody else wrote
         raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import operator
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -88,12 +90,14 @@ def read_graph(entries: Any) -> torch.fx.Graph:
     """
     graph = torch.fx.Graph()
     places: dict[str, torch.fx.Node] = {}
+    inputs = ["self"]
     try:
         for entry in entries:
             target = _target(entry["op"], entry["target"])
             args, kwargs = _read(entry["args"], places), _read(entry["kwargs"], places)
-            if not str(entry["name"]).isidentifier():
-                raise ValueError(f"{entry['name']!r} is no name")
+            inputs += [target] if entry["op"] == "placeholder" else []
+            if not _is_name(entry["name"]) or entry["name"] in places or len(set(inputs)) < len(inputs):
+                raise ValueError(f"{entry['name']!r} is no name, or given twice")
             places[entry["name"]] = graph.create_node(entry["op"], target, tuple(args), kwargs, entry["name"])
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
@@ -113,7 +117,8 @@ def _target_name(node: torch.fx.Node) -> str:
 
 def _target(kind: str, name: str) -> Any:
     if kind in ("placeholder", "output", "get_attr"):
-        if not all(part.isidentifier() or part.isdigit() for part in name.split(".")):
+        good = all(map(_is_attribute, name.split("."))) if kind == "get_attr" else _is_name(name)
+        if not good:
             raise ValueError(f"the description's graph has the name {name!r}")
         return name
     if kind != "call_function":
@@ -121,6 +126,16 @@ def _target(kind: str, name: str) -> Any:
     if name in READ:
         return READ[name]
     return operation_named(f"torch.ops.{name}")
+
+
+def _is_name(word: str) -> bool:
+    """Whether Python takes the word for a name, and for no other name: it normalises what it reads."""
+    return word.isidentifier() and not keyword.iskeyword(word) and unicodedata.is_normalized("NFKC", word)
+
+
+def _is_attribute(word: str) -> bool:
+    """Whether the word may name a tensor or module, also one in a list; never what Python itself keeps there."""
+    return word.isdecimal() or (_is_name(word) and not word.startswith("__"))
 
 
 def _write(item: Any) -> Any:
@@ -148,7 +163,7 @@ def _read(item: Any, places: dict[str, torch.fx.Node]) -> Any:
         if kind == "node":
             return places[value]
         if kind == "dict":
-            if bad := [key for key in value if not str(key).isidentifier()]:
+            if bad := [key for key in value if not _is_name(key)]:
                 raise ValueError(f"{bad[0]!r} is no name of an argument")
             return {key: _read(part, places) for key, part in value.items()}
         if kind == "float":
