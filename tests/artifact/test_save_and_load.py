@@ -1,6 +1,7 @@
 """An artifact comes back as the same network, says what it costs, and is replaced whole or not at all."""
 
 import copy
+import json
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from torch import nn
 from torchvision_ops import define_missing_operators
 
 import attar
-from attar.artifact import ArtifactError, evaluate, load, predict, save, verify
+from attar.artifact import ArtifactError, benchmark, evaluate, load, predict, save, verify
 from attar.data import load_data
 from attar.models import BuilderSpec, build
 
@@ -231,3 +232,12 @@ def test_save_is_public_and_accepts_a_string(tmp_path):
         "manifest.json",
         "model.safetensors",
     ]
+
+
+def test_memory_is_measured_from_small_batches_to_large_ones(artifact, monkeypatch):
+    seen = []
+    monkeypatch.setattr(benchmark, "seconds_per_batch", lambda run, images, *_: seen.append(len(images)) or 1.0)
+    order = {"path": str(artifact), "view": None, "batches": [9, 1, 9], "threads": 1, "seconds": 0, "allow": []}
+    rows = json.loads(benchmark.measure(json.dumps(order)))
+    assert seen == [1, 9] and [row["batch"] for row in rows] == [9, 1, 9]
+    assert rows[0]["peak_bytes"] >= rows[1]["peak_bytes"]

@@ -68,7 +68,7 @@ def bench(
         path: the artifact's folder.
         view: `onnx`, `int8`, `pt2` or a view's file name; the network in torch by default.
         name: what to call the network in the result.
-        batches: batch sizes.
+        batches: batch sizes; measured upwards, told in this order.
         threads: for torch and for ONNX Runtime alike.
         seconds: about how long to measure each batch size; never fewer than five times.
         allow: names of builders that the artifact may call, as for `attar.load`.
@@ -126,13 +126,13 @@ def measure(order: str) -> str:
     images = golden_images(wanted["path"])
     before = _memory("VmRSS")
     run = open_runner(wanted["path"], wanted["view"], allow=wanted["allow"], threads=wanted["threads"])
-    rows = []
-    for batch in wanted["batches"]:
+    rows = {}
+    for batch in sorted(set(wanted["batches"])):  # upwards, as the peak of memory never falls
         some = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
         seconds = seconds_per_batch(run, some, wanted["threads"], wanted["seconds"])
         peak = _memory("VmHWM")
-        rows.append(asdict(Measured(batch, seconds, peak, max(0, peak - before))))
-    return json.dumps(rows)
+        rows[batch] = asdict(Measured(batch, seconds, peak, max(0, peak - before)))
+    return json.dumps([rows[batch] for batch in wanted["batches"]])
 
 
 def _memory(kind: str) -> int:
