@@ -151,3 +151,14 @@ def test_a_torchvision_built_for_another_torch_is_told_as_that(name, monkeypatch
     monkeypatch.setattr("attar.models.registry.import_module", refuse)
     with pytest.raises(ValueError, match=r"nms does not exist.*install the torchvision that fits your torch"):
         build(name)
+
+
+def test_a_part_of_transformers_that_cannot_be_imported_is_told_with_its_cause(monkeypatch):
+    def refuse(*_):
+        raise ModuleNotFoundError("Could not import module 'X'") from RuntimeError(
+            "operator torchvision::nms is missing"
+        )
+
+    monkeypatch.setattr("attar.models.registry.build_huggingface", refuse)
+    with pytest.raises(ValueError, match=r"hf:resnet .*nms is missing.*install the torchvision that fits your torch"):
+        build("hf:resnet")

@@ -161,6 +161,8 @@ def call(builder: Callable[..., Any], name: str, *positional: Any, **arguments: 
         network = builder(*positional, **arguments)
     except (TypeError, ValueError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{name} cannot be built with {arguments!s:.300}: {error}") from error
+    except ImportError as error:  # libraries import their parts when these are asked for
+        raise ValueError(unimportable(name, error, "install what it needs")) from error
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} returned {type(network).__name__}, not a torch.nn.Module")
     return network
@@ -171,9 +173,15 @@ def import_library(name: str, remedy: str) -> ModuleType:
     try:
         return import_module(name)
     except (ImportError, RuntimeError) as error:
-        if "torchvision::" in str(error):  # beside a torch that it was not built for; timm imports it too
-            remedy = FITTING_TORCHVISION
-        raise ValueError(f"{name} cannot be imported ({error}); {remedy}") from error
+        raise ValueError(unimportable(name, error, remedy)) from error
+
+
+def unimportable(name: str, error: Exception, remedy: str) -> str:
+    """Why a library or a part of it cannot be imported, and the way out."""
+    cause = error.__cause__ or error  # transformers tells only that
+    if "torchvision::" in str(cause):  # beside a torch that it was not built for; timm and transformers import it too
+        remedy = FITTING_TORCHVISION
+    return f"{name} cannot be imported ({cause}); {remedy}"
 
 
 def rename(arguments: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
