@@ -7,9 +7,9 @@ import pytest
 from conftest import DIGITS, SMALL
 
 from attar.pipeline import finish, run, stage_loop
-from attar.prune import engine
+from attar.prune import BudgetError, engine
 from attar.prune.latency import Latency
-from attar.recipe import load_recipe
+from attar.recipe import RecipeError, load_recipe
 
 
 class Stopped(Exception):
@@ -68,3 +68,40 @@ def test_a_share_is_of_the_whole_network_though_the_run_was_stopped(tmp_path, mo
     assert told["seconds"] == 5.0 and not told["held"]
     page, html = written(tmp_path / "run")
     assert "**MISSED** with 5 s (a batch of 4, 1 thread)" in page and "MISSED" in html
+
+
+@pytest.mark.parametrize("limit", ["0.001us", "0.001%"])
+def test_seconds_that_no_network_keeps_are_refused_before_training(tmp_path, limit):
+    recipe = load_recipe(DIGITS, (*SMALL, f"prune.budget.latency='{limit}'"))
+    with pytest.raises(
+        RecipeError, match=r"prune: the budget cannot be met: latency .* smallest reachable network takes"
+    ):
+        run(recipe, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_machine_that_turned_slow_does_not_spoil_a_run_under_way(tmp_path, monkeypatch):
+    """The smallest is measured again until pruning begins; after that a step that misses its limit tells the final one."""
+    seconds, stops = [1.0], []
+
+    def clock(module, example, batch, threads):
+        return Latency(seconds[-1], 0, 1, batch, threads, 1)
+
+    def stopping(loop, *arguments, **keywords):
+        if loop.stage == "prune" and not stops:
+            stops.append(1)
+            raise Stopped
+        return fit(loop, *arguments, **keywords)
+
+    fit = stage_loop.StageLoop.fit
+    monkeypatch.setattr(engine, "measure_latency", clock)
+    monkeypatch.setattr(stage_loop.StageLoop, "fit", stopping)
+    recipe = load_recipe(DIGITS, (*SMALL, 'prune.budget.latency="2s"'))
+    with pytest.raises(Stopped):
+        run(recipe, tmp_path / "run")
+    seconds.append(3.0)
+    with pytest.raises(BudgetError, match=r"step 2, on the way to .*latency <= 2s: the budget cannot be met"):
+        run(recipe, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
+    with pytest.raises(RecipeError, match="smallest reachable network takes 3000 ms"):
+        run(recipe, tmp_path / "run")

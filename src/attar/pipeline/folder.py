@@ -171,6 +171,11 @@ class RunFolder:
         self._spent, self._since = numbers.get("seconds", 0.0), time.monotonic()
         return tensors, numbers
 
+    def under_way(self, stage: str) -> bool:
+        """Whether the run stopped in the middle of a stage; as far as it can be seen without a change."""
+        file = self.path / "checkpoint.safetensors"
+        return file.exists() and bool(read_numbers(file)["stage"] == stage)
+
     def begin(self, stage: str, after: str | None) -> None:
         """Start a stage from its beginning: drop what an interrupted attempt logged."""
         self._cut_metrics(self.numbers(after)["metrics_bytes"] if after else 0)

@@ -11,7 +11,7 @@ from attar.distil import Batch, Objective
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.teaching import objective
-from attar.prune import Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
+from attar.prune import BudgetError, Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
 from attar.prune.importance import needs_gradients
 from attar.recipe import Budget, Prune, Training
 from attar.train import TrainState
@@ -47,6 +47,8 @@ def make_pruner(session: Session) -> Pruner:
 def check_budget(session: Session) -> None:
     """See that the budget can be met, and keep the engine for the stage.
 
+    Seconds are measured while there is something to save; a stage under way goes by what was measured when it began.
+
     Raises:
         ValueError: it cannot; with the smallest that can.
     """
@@ -54,6 +56,8 @@ def check_budget(session: Session) -> None:
     assert settings is not None
     pruner = make_pruner(session)
     pruner.minimum(settings.budget)
+    if settings.budget.latency is not None and not session.folder.under_way("prune"):
+        session.ranks.tell_plain(lambda: pruner.check_latency(settings.budget))  # one alone: ranks slow each other down
     session.captured.append(pruner)
 
 
@@ -152,7 +156,14 @@ def _cut(
     pruner.model.to("cpu")
     context = context and context.on_cpu()
     wanted = Budget(**limits, batch=budget.batch, threads=budget.threads)
-    plan, _ = ranks.tell(lambda: ({str(group): kept for group, kept in pruner.plan(wanted, context).items()}, None))
+
+    def planned() -> tuple[dict[str, torch.Tensor], None]:
+        try:
+            return {str(group): kept for group, kept in pruner.plan(wanted, context).items()}, None
+        except BudgetError as error:
+            raise BudgetError(f"step {step}, on the way to {budget}: {error}", error.smallest) from None
+
+    plan, _ = ranks.tell(planned)
     cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     removed = sum(old - new for old, new in cut.widths.values())

@@ -45,6 +45,9 @@ class RankFolder(RunFolder):
         tensors, numbers = self._ranks.tell(lambda: self._own.resume(stage) or ({}, None))
         return None if numbers is None else (dict(tensors), numbers)
 
+    def under_way(self, stage: str) -> bool:
+        return bool(self._ranks.tell_plain(lambda: self._own.under_way(stage)))
+
     def begin(self, stage: str, after: str | None) -> None:
         if self._ranks.first:
             self._own.begin(stage, after)

@@ -18,7 +18,7 @@ from attar.prune.cost import CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
-from attar.prune.latency import Latency, choose_by_latency, measure_latency
+from attar.prune.latency import Latency, check_smallest, choose_by_latency, measure_latency
 from attar.prune.modules import named_tensors
 from attar.prune.parts import as_captured, capture_parts
 from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
@@ -220,6 +220,21 @@ class Pruner:
                 parts = [f"{k} <= {v:,} (the smallest reachable is {getattr(least, k):,})" for k, v in broken.items()]
                 raise BudgetError(f"the budget cannot be met: {' and '.join(parts)}", least.as_dict())
         return least
+
+    def check_latency(self, budget: Budget) -> None:
+        """See that the smallest network reachable from here, timed once, is under the limit on latency, if there is one.
+
+        Raises:
+            BudgetError: it is not; with what it takes.
+            ProofError: no such copy could be made.
+        """
+        limit, settings = self.limits(budget).get("latency"), self._settings()
+        if limit is None:
+            return
+        alike = {i: torch.zeros(group.size, dtype=torch.float64) for i, group in enumerate(self.groups)}
+        least = {"macs": smallest(self.structure, alike, **settings)["macs"]}
+        kept = choose(self.structure, alike, least, self.allocation, **settings)
+        check_smallest(self.latency(budget.batch, budget.threads, kept).seconds, limit)
 
     def plan(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Kept:
         """The units (of the network as it is now) that would stay; nothing is cut.

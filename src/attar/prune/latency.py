@@ -124,16 +124,21 @@ def choose_by_latency(
     first = probe(None)
     if first.seconds > limit:
         low, high = float(smallest(structure, scores, model=model, **options)["macs"]), float(first.macs)
-        if (least := probe(low)).seconds > limit:
-            raise BudgetError(
-                f"the budget cannot be met: latency <= {limit * 1e3:.4g} ms, but the smallest reachable network takes "
-                f"{least.seconds * 1e3:.4g} ms here; raise the limit, lower floors or round_to, or protect less",
-                {"latency": least.seconds},
-            )
+        check_smallest(probe(low).seconds, limit)
         for _ in range(probes):
             middle = (low + high) / 2
             low, high = (middle, high) if probe(middle).seconds <= limit else (low, middle)
     return _confirmed(tried, limit, measure), tried
+
+
+def check_smallest(seconds: float, limit: float) -> None:
+    """See that the smallest reachable network, which takes `seconds`, is under the limit; raises BudgetError."""
+    if seconds > limit:
+        raise BudgetError(
+            f"the budget cannot be met: latency <= {limit * 1e3:.4g} ms, but the smallest reachable network takes "
+            f"{seconds * 1e3:.4g} ms here; raise the limit, lower floors or round_to, or protect less",
+            {"latency": seconds},
+        )
 
 
 def _confirmed(tried: list[Probe], limit: float, measure: Callable[[Kept], float]) -> Kept:
