@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,27 @@ def test_verify_fails_a_tampered_artifact(done, tmp_path):
     assert result.exit_code == 1
     assert "FAIL" in result.output
     assert attar("eval", artifact).exit_code == 2
+
+
+def test_who_stops_reading_stops_nothing(done, tmp_path):
+    """`| head`: a run goes on to its end, and what does not hold is still told by the exit code."""
+
+    def unread(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "attar", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        process.stdout.close()
+        said = process.stderr.read()
+        return process.wait(), said
+
+    out = tmp_path / "run"
+    shutil.copytree(done[0], out)
+    (out / "artifact" / "report.md").unlink()
+    assert unread("run", DIGITS, *TINY, "--out", out) == (0, b"")
+    assert (out / "artifact" / "report.md").is_file()
+    (out / "artifact" / "model.safetensors").write_bytes(b"")
+    assert unread("verify", out / "artifact")[0] == 1
+    assert unread("models") == (0, b"")
 
 
 def test_report_holds_what_it_must(done):

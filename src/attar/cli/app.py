@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,9 +51,6 @@ def explained() -> Iterator[None]:
         _stop("interrupted", INTERRUPTED)
     except ValueError as error:  # recipes, data, run folders, artifacts, budgets: each names cause, value and way out
         _stop(str(error), WRONG_INPUT)
-    except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # `attar models | head`: whoever read has seen enough
-        raise typer.Exit from None
     except OSError as error:
         _stop(f"{error.filename or 'file system'}: {error.strerror or error}", WRONG_INPUT)
 
@@ -330,7 +327,35 @@ def builder_arguments(widths: str | None, pairs: list[str] | None) -> dict[str, 
     return arguments(pairs or []) | ({} if widths is None else {"widths": numbers(widths, "--widths")})
 
 
+class Told:
+    """A standard stream that goes quiet once nobody reads it (`| head`): what is computed goes on, and keeps its exit code."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable[..., object], *given: str) -> None:
+        try:
+            do(*given)
+        except BrokenPipeError:  # what waits in the buffer must go somewhere, or every later flush fails, too
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
+    for name in ("stdout", "stderr"):
+        if (stream := getattr(sys, name)) is not None:  # closed by whoever started this
+            setattr(sys, name, Told(stream))
     if sys.platform == "darwin":  # read when torch is loaded: what MPS lacks, the CPU does
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     app()
