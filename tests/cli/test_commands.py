@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from attar.artifact import ArtifactError
 from attar.cli.app import app
+from attar.pipeline import finish
 from attar.pipeline import folder as run_folder
+from attar.prune.latency import Latency
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "recipes" / "digits.toml")
@@ -90,6 +93,22 @@ def test_who_stops_reading_stops_nothing(done, tmp_path):
     (out / "artifact" / "model.safetensors").write_bytes(b"")
     assert unread("verify", out / "artifact")[0] == 1
     assert unread("models") == (0, b"")
+
+
+def test_what_a_recipe_insists_on_decides_the_exit_code(tmp_path, monkeypatch):
+    """A view that must be made, and a latency that is measured anew at the end: the report is written, and 1 says it."""
+
+    def broken(*arguments, **keywords):
+        raise ArtifactError("no program\ncan be had")
+
+    monkeypatch.setattr("attar.artifact.export_pt2", broken)
+    monkeypatch.setattr(finish, "measure_latency", lambda *how: Latency(99.0, 0, 1, 1, 1, 1))
+    given = [*TINY, "export.pt2=true", "prune.budget.latency=60s", "--out", tmp_path / "run"]
+    for _ in range(2):  # what is done is told again
+        result = attar("run", DIGITS, *given)
+        assert result.exit_code == 1 and (tmp_path / "run" / "artifact" / "report.md").is_file()
+        last = "attar: model.pt2 failed: no program can be had; budget latency <= 60 s MISSED with 99 s"
+        assert result.output.splitlines()[-1] == last
 
 
 def test_report_holds_what_it_must(done):

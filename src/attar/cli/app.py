@@ -153,9 +153,10 @@ def run(
 
 
 def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
-    """Run a checked recipe in a folder, show its progress, and say where things are."""
+    """Run a checked recipe in a folder, show its progress, and say where things are and what did not hold."""
     from attar.cli.show import shower
     from attar.pipeline import run
+    from attar.pipeline.finish import not_held
     from attar.report import verdict_line
     from attar.train import Ranks
 
@@ -168,6 +169,8 @@ def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
     print(f"artifact: {folder / 'artifact'}")
     if tensorboard:
         print(f"curves:   tensorboard --logdir {folder / 'tensorboard'}")
+    if failed := not_held(recipe, facts):
+        _stop(" ".join("; ".join(failed).split()), FAILED)
 
 
 @app.command()

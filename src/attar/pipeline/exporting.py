@@ -175,15 +175,25 @@ def judged(views: list[Facts], tested: dict[str, Facts]) -> list[Facts]:
     ]
 
 
-def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
-    """What is wrong with a view, held against the network and, for its pace, against the file that it replaces."""
+def faults(row: Facts) -> list[str]:
+    """Why a view is not the network in another file, in words; nothing where it is."""
     if "error" in row:
         return [f"failed: {row['error']}"]
-    flags = []
+    found = []
     if not row["agrees"]:
-        flags.append(
+        found.append(
             f"disagrees on the golden batch: logits off by {row['difference']:.1%}, {row['agreement']:.1%} same class"
         )
+    if "error" in row.get("test", {}):
+        found.append(f"failed on the test images: {row['test']['error']}")
+    return found
+
+
+def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
+    """What is wrong with a view, held against the network and, for its pace, against the file that it replaces."""
+    flags = faults(row)
+    if "error" in row:
+        return flags
     if replaced and (pace := row["milliseconds"] / replaced["milliseconds"]) > TOLERATED_SLOWNESS:
         flags.append(f"slower than {replaced['name']}: {pace:.1f} times its milliseconds")
     if (int8 := row.get("int8")) and int8["fine_tuned"] is not None:
@@ -193,7 +203,7 @@ def _flags(row: Facts, network: Facts, replaced: Facts | None) -> list[str]:
         flags.append(f"held-out accuracy {accuracies}{why}; what ships is that {told[int8['shipped']]}")
     test = row.get("test", {})
     if "error" in test:
-        return [*flags, f"failed on the test images: {test['error']}"]
+        return flags
     if test and test["differing"] > TOLERATED_DIFFERING * test["n"]:
         flags.append(f"disagrees with the network on {test['differing']:,} of {test['n']:,} test images")
     if test and (lost := network["test"]["accuracy"] - test["accuracy"]) > TOLERATED_LOSS:

@@ -12,12 +12,13 @@ import torch
 from attar import artifact
 from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
-from attar.pipeline.exporting import EAGER, add_views, judged, wanted_views
+from attar.pipeline.exporting import EAGER, add_views, faults, judged, wanted_views
 from attar.pipeline.int8 import calibration, mend_int8
 from attar.pipeline.pruning import pruned_student, surgery_record
 from attar.pipeline.reading import FILE, accuracy_facts, read_test
 from attar.pipeline.session import Session
 from attar.prune import measure_latency
+from attar.recipe import Recipe
 from attar.report import (
     confusion_facts,
     frontier_plot,
@@ -28,6 +29,7 @@ from attar.report import (
     report_markdown,
     summary,
 )
+from attar.report.costs import budget_figure, budget_lines
 
 GOLDEN_IMAGES = 16
 
@@ -108,6 +110,18 @@ def report(session: Session) -> dict[str, Any]:
     )
     artifact.write_files(session.folder.artifact, content)
     return facts
+
+
+def not_held(recipe: Recipe, facts: dict[str, Any]) -> list[str]:
+    """What the recipe insists on and the finished run does not give, in words: a view, or a limit of the budget."""
+    wanted = wanted_views(recipe.export)
+    views = [f"{row['name']} {fault}" for row in facts["views"] if wanted.get(row["name"]) for fault in faults(row)]
+    limits = [
+        f"budget {line.kind} <= {budget_figure(line.kind, line.limit)} MISSED with {budget_figure(line.kind, line.used)}"
+        for line in budget_lines(facts)
+        if line.verdict == "MISSED"
+    ]
+    return views + limits
 
 
 def gather(session: Session) -> dict[str, Any]:

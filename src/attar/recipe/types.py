@@ -287,7 +287,8 @@ class Prune(Table):
 
 class Export(Table):
     """Views of the artifact: the network in files that run without attar. A view that is not mentioned is written where
-    its libraries are installed; true insists on it, false leaves it out."""
+    its libraries are installed; true insists on it (where it fails or disagrees, the finished run's exit code is 1), false
+    leaves it out."""
 
     onnx: bool | None = None
     """`model.onnx`; needs `pip install 'attar[onnx]'`."""
