@@ -64,7 +64,8 @@ class Job:
 
     def controls(self) -> Iterator[bool]:
         """Which controls the run has: with its teacher (True), without (False)."""
-        if self.recipe.teacher is not None and self.recipe.prune is not None:
+        taught = self.recipe.teacher is not None and self.recipe.distil.alpha > 0
+        if taught and self.recipe.prune is not None:
             yield True
         yield False
 

@@ -131,11 +131,15 @@ def test_what_has_no_control_is_refused(controlled, finished_runs, tmp_path):
     unfinished = tmp_path / "unfinished"
     shutil.copytree(finished_runs / "b", unfinished)
     (unfinished / "export.safetensors").unlink()
+    by_labels = with_recipe(
+        finished_runs / "a", tmp_path / "by-labels", lambda recipe: recipe["distil"].update(alpha=0)
+    )
     for arguments, expected in (
         ((tmp_path,), "no run.json"),
         ((unfinished,), "has not finished"),
         ((with_teacher,), "pruned nothing"),
         ((controlled / "control-without-teacher",), "had no teacher"),
+        ((by_labels,), "distil.alpha = 0"),
     ):
         said = attar("control", *arguments)
         assert said.exit_code == 2, said.output

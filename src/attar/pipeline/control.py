@@ -66,6 +66,10 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
     values: dict[str, Any] = {**facts["recipe"]}
     if with_teacher and values["teacher"] is None:
         raise RunError(f"{path} had no teacher; its control is the one without: --without-teacher")
+    if with_teacher and values["distil"]["alpha"] == 0:
+        raise RunError(
+            f"{path} did not listen to its teacher (distil.alpha = 0); its control is the one without: --without-teacher"
+        )
     if with_teacher and values["prune"] is None:
         raise RunError(f"{path} pruned nothing: it is its own control with the teacher; there is --without-teacher")
     samples = facts["split"]["train"]
