@@ -74,6 +74,44 @@ def test_paths_of_this_machine_stay_here():
     assert without_places("from https://example.org/a/b, 1 / 2") == "from https://example.org/a/b, 1 / 2"
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "kept"),
+    [
+        ("command", "attar run '/home/jane doe/secret proj/r.toml' --out /data/x", "attar run r.toml --out x"),
+        ("command", "attar run r.toml '--out=/home/jane doe/my run/'", "attar run r.toml '--out=my run/'"),
+        ("command", "attar run r.toml 'data.source=npz:/home/j d/x.npz'", "attar run r.toml data.source=npz:x.npz"),
+        (
+            "command",
+            """attar run r.toml 'student.weights="/home/j d/w"'""",
+            """attar run r.toml 'student.weights="w"'""",
+        ),
+        ("command", "attar run '~jane/secret proj/r.toml'", "attar run r.toml"),
+        ("starts", "attar run '/home/jane doe/r.toml'", "attar run r.toml"),
+        (
+            "starts",
+            "attar run r.toml a.b=[4, 6] --out /data/x",
+            "attar run r.toml a.b=[4, 6] --out x",
+        ),  # an older run's
+        ("recipe", "folder:/home/jane/My Pictures/train", "folder:train"),
+        ("recipe", "~/my weights/w.pt", "w.pt"),
+        ("recipe", "runs/my runs/b", "runs/my runs/b"),
+        ("data", "folder /home/jane/My Pictures", "folder My Pictures"),
+        ("data", "cache /home/jane doe/fashion, http://example.org/a/b", "cache fashion, http://example.org/a/b"),
+        ("overrides", "student.weights=/home/jane doe/w.pt", "student.weights=w.pt"),
+        ("error", "student.weights = '/home/jane doe/w.pt': see /tmp/log", "student.weights = 'w.pt': see log"),
+    ],
+)
+def test_paths_with_spaces_stay_here_too(key, text, kept):
+    assert without_places({key: text}) == {key: kept}
+    assert without_places({key: [text]}) == {key: [kept]}
+
+
+def test_committed_records_hold_no_places():
+    for file in (Path(__file__).parents[2] / "records").rglob("*.json"):
+        facts = json.loads(file.read_text())
+        assert without_places(facts) == facts, file
+
+
 def test_records_compare_like_their_runs(records, finished_runs):
     runs = attar("compare", finished_runs / "a", finished_runs / "b").output.splitlines()
     kept = attar("compare", records / "digits/0", records / "digits/1").output.splitlines()

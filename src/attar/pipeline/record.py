@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ FACTS = (
 """What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
 SWEEP = "sweep.json"
 PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
-"""An absolute path within a text; its last part is kept."""
+"""An absolute path somewhere in a text, which may go on after any space; its last part is kept."""
+WHOLE = re.compile(r"((?:[^\s/]*[=:]|\w+ )?)(?:~[^\s/]*)?/(?![\s/])(?:[^/]+/+)*([^/]+/*)", re.DOTALL)
+"""An absolute path to the text's end, spaces and all, after `KEY=`, `npz:` or `folder `; that and its last part are kept."""
+QUOTED = re.compile(r"(?<![^\s=:,(\[{])(['\"])(.+?)\1")
+VALUES = ("recipe", "data", "teacher_outputs", "overrides")
+"""Facts whose texts are each one value, and no prose."""
 
 
 def write_record(run: str | Path, folder: str | Path) -> Path:
@@ -118,13 +124,55 @@ def _starts(record: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def without_places(value: Any) -> Any:
-    """Plain data with absolute paths in its texts cut to their last part."""
+def without_places(value: Any, key: str = "", of_values: bool = False) -> Any:
+    """Plain data with absolute paths in its texts cut to their last part.
+
+    Args:
+        value: facts of a run, or a part of them.
+        key: what the part is called.
+        of_values: it lies in one of VALUES.
+    """
+    of_values = of_values or key in VALUES
     if isinstance(value, dict):
-        return {key: without_places(item) for key, item in value.items()}
+        return {name: without_places(item, name, of_values) for name, item in value.items()}
     if isinstance(value, list):
-        return [without_places(item) for item in value]
-    return PLACE.sub(r"\1", value) if isinstance(value, str) else value
+        return [without_places(item, key, of_values) for item in value]
+    if not isinstance(value, str):
+        return value
+    if of_values:
+        return _value_without_places(value)
+    return _command_without_places(value) if key in ("command", "starts") else _prose_without_places(value)
+
+
+def _command_without_places(text: str) -> str:
+    """Of a command line. Commands of older runs were joined without quotes: where their words end is not known."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    if shlex.join(words) != text:
+        return _prose_without_places(text)
+    return shlex.join(_value_without_places(word) for word in words)
+
+
+def _value_without_places(text: str) -> str:
+    text, fetched, address = _quotes_without_places(text).partition(", http")  # of data: `cache FOLDER, ADDRESS`
+    whole = WHOLE.fullmatch(text)
+    return (whole[1] + whole[2] if whole else PLACE.sub(r"\1", text)) + fetched + address
+
+
+def _prose_without_places(text: str) -> str:
+    return PLACE.sub(r"\1", _quotes_without_places(text))
+
+
+def _quotes_without_places(text: str) -> str:
+    """With those cut that a pair of quotes holds."""
+
+    def cut(quoted: re.Match[str]) -> str:
+        whole = WHOLE.fullmatch(quoted[2])
+        return f"{quoted[1]}{whole[1]}{whole[2]}{quoted[1]}" if whole else quoted[0]
+
+    return QUOTED.sub(cut, text)
 
 
 def _predictions(run: Path) -> dict[str, Any]:
