@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attar.recipe import RecipeError, check_recipe, difference, load_recipe, recipe_toml
+from attar.recipe import RecipeError, changed, check_recipe, difference, load_recipe, recipe_toml
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
@@ -123,10 +123,38 @@ def test_overrides(tmp_path):
         ("=3", "write it as key=value"),
         ("name.first=1", "name is a value, not a table"),
         ("distil.temprature=3", "did you mean 'temperature'?"),
+        (
+            "augment.erase_area.2=1",
+            "augment.erase_area is a list and has no entry '2'; its entries are augment.erase_area.0 to",
+        ),
+        ("augment.erase_area.x=1", "augment.erase_area is a list and has no entry 'x'"),
+        ("augment.erase_area.0.x=1", "augment.erase_area.0 is a value, not a table"),
+        ("prune.protect.0=conv1", "prune.protect is a list and has no entry '0'; it has none"),
     ],
 )
 def test_bad_overrides(tmp_path, override, expected):
-    assert expected in message(tmp_path, GOOD, override)
+    with pytest.raises(RecipeError) as error:
+        changed(load(tmp_path, GOOD), [override])
+    assert expected in str(error.value)
+    if "erase_area" not in override and "protect" not in override:  # which GOOD does not mention
+        assert expected in message(tmp_path, GOOD, override)
+
+
+def test_overrides_of_a_checked_recipe_reach_tables_that_are_absent_and_entries_of_lists(tmp_path):
+    members = "\n".join(f'[[teacher.members]]\nmodel = "resnet{n}"\ntrain = {{ epochs = 3 }}' for n in (20, 32))
+    text = GOOD.replace('[teacher]\nmodel = "resnet20"\n[teacher.train]\nepochs = 1\n', f"[teacher]\n{members}\n")
+    overrides = ["prune.sparse.train.epochs=1", "prune.floors.conv1=4", "prune.final.epochs=2", "augment.erase_area.1=0.5",
+                 "teacher.members.0.train.epochs=1", "teacher.members.1.model=resnet8"]  # fmt: skip
+    recipe = changed(load(tmp_path, text), overrides)
+    assert recipe.prune.sparse.train.epochs == 1
+    assert recipe.prune.floors == {"conv1": 4}
+    assert recipe.prune.final.epochs == 2
+    assert recipe.augment.erase_area == (0.02, 0.5)
+    assert [(member.model, member.train.epochs) for member in recipe.teacher.members] == [
+        ("resnet20", 1),
+        ("resnet8", 3),
+    ]
+    assert load(tmp_path, text, "teacher.members.0.train.epochs=1").teacher.members[0].train.epochs == 1
 
 
 def test_difference_names_what_changed(tmp_path):

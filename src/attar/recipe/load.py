@@ -97,12 +97,26 @@ def _override(values: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"override {override!r}: write it as key=value, for example distil.temperature=2")
-    table = values
-    for depth, part in enumerate(parts[:-1], 1):
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"override {override!r}: {'.'.join(parts[:depth])} is a value, not a table")
-    table[parts[-1]] = value_of(raw)
+    table: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        where = _position(table, parts[:depth], part, override)
+        if isinstance(table, dict) and table.get(part) is None:  # a table that is absent, or None in a dumped recipe
+            table[part] = {}
+        table = table[where]
+    table[_position(table, parts[:-1], parts[-1], override)] = value_of(raw)
+
+
+def _position(table: Any, above: list[str], part: str, override: str) -> str | int:
+    """What `part` is in the table or list that lies at `above`; raises RecipeError where neither is there."""
+    if isinstance(table, dict):
+        return part
+    place = ".".join(above)
+    if not isinstance(table, list):
+        raise RecipeError(f"override {override!r}: {place} is a value, not a table")
+    if not part.isdecimal() or int(part) >= len(table):
+        there = f"its entries are {place}.0 to {place}.{len(table) - 1}" if table else "it has none"
+        raise RecipeError(f"override {override!r}: {place} is a list and has no entry {part!r}; {there}")
+    return int(part)
 
 
 def _lines(text: str) -> dict[Place, int]:
