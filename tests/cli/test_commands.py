@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from attar.artifact import ArtifactError
 from attar.cli.app import app
 from attar.pipeline import finish
 from attar.pipeline import folder as run_folder
+from attar.pipeline.weights import load_weights
 from attar.prune.latency import Latency
 
 ROOT = Path(__file__).parents[2]
@@ -207,10 +210,21 @@ def test_only_what_keeps_checkpoints_says_that_it_goes_on(done, tmp_path, monkey
 
 
 def test_divergence_ends_with_exit_code_1(tmp_path):
-    result = attar("run", DIGITS, *TINY, "teacher.train.learning_rate=1e6", "--out", tmp_path / "run")
+    broken = "teacher.train.learning_rate=1e6"
+    result = attar("run", DIGITS, *TINY, "compute.checkpoint_seconds=60", broken, "--out", tmp_path / "run")
     assert result.exit_code == 1
     assert "the loss is" in result.output
-    assert "last good checkpoint" in result.output
+    assert "last good checkpoint" not in result.output  # none was written
+    often = [*TINY, "compute.checkpoint_seconds=0", broken, "--out", tmp_path / "often"]
+    result = attar("run", DIGITS, *often)
+    assert result.exit_code == 1
+    assert f"The last good checkpoint is in {tmp_path / 'often'}" in result.output
+    kept = tmp_path / "often/checkpoint.safetensors"
+    kept.write_bytes(kept.read_bytes()[:100])
+    result = attar("run", DIGITS, *often)
+    assert result.exit_code == 1
+    assert "is damaged" in result.output
+    assert "last good checkpoint" not in result.output
 
 
 def test_a_teacher_given_as_weights_skips_teaching(done, tmp_path):
@@ -228,6 +242,26 @@ def test_weights_of_another_network_are_refused(done, tmp_path):
     result = attar("run", DIGITS, *arguments, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "does not fit the network" in result.output
+
+
+@pytest.mark.parametrize("name, value", [("fc.weight", "nan"), ("fc.weight", "inf"), ("bn1.running_mean", "nan")])
+def test_weights_that_are_not_finite_are_refused(done, tmp_path, name, value):
+    out, _ = done
+    weights = load_file(out / "teach.safetensors")
+    assert name in weights
+    weights[name].view(-1)[0] = float(value)
+    file = tmp_path / "broken.safetensors"
+    save_file(weights, file)
+    result = attar("run", DIGITS, *TINY, f"teacher.weights={file}", "--dry-run", "--out", tmp_path / "run")
+    assert result.exit_code == 2, result.output
+    assert str(file) in result.output and f"not finite, first {name}" in result.output
+
+
+def test_masks_among_the_weights_may_be_infinite(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    save_file(model.state_dict(), tmp_path / "masked.safetensors")
+    load_weights(model, tmp_path / "masked.safetensors", "student.weights")
 
 
 def test_control_without_teacher_and_pruning(tmp_path):

@@ -323,7 +323,7 @@ def test_an_incomplete_pool_is_not_exported(place, stored, tmp_path):
     ("error", "code", "said"),
     [
         (Interrupted("stopped after step 3"), 130, "saved, the same command goes on"),
-        (Diverged("the loss is nan"), 1, "last good checkpoint"),
+        (Diverged("the loss is nan"), 1, "the loss is nan"),
         (CheckpointError("run/teach.safetensors is damaged"), 1, "is damaged"),
     ],
 )

@@ -68,8 +68,11 @@ def under_way(folder: Path) -> Iterator[None]:
         _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED, said=Ranks.here().first)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
-    except (Diverged, CheckpointError, ProofError) as error:  # all ranks at once
-        _stop(f"{error}\nThe last good checkpoint is in {folder}.", FAILED, said=Ranks.here().first)
+    except (Diverged, ProofError) as error:  # all ranks at once
+        kept = f"\nThe last good checkpoint is in {folder}." if (folder / "checkpoint.safetensors").exists() else ""
+        _stop(f"{error}{kept}", FAILED, said=Ranks.here().first)
+    except CheckpointError as error:  # likewise
+        _stop(str(error), FAILED, said=Ranks.here().first)
     except RankError as error:
         _stop(str(error), FAILED)
 

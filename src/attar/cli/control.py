@@ -27,8 +27,9 @@ def control(
     with explained():
         from attar.cli.show import shower
         from attar.pipeline.control import control as run_control
+        from attar.pipeline.control_facts import WITH, WITHOUT
 
-        with under_way(run), shower() as watcher:
+        with under_way(run / (WITHOUT if without_teacher else WITH)), shower() as watcher:
             folder = run_control(run, not without_teacher, watcher, overrides or ())
         print(f"\ncontrol: {folder}")
         if (run / "test.json").is_file():

@@ -26,7 +26,8 @@ def load_weights(model: torch.nn.Module, path: Path, place: str, data: tuple[int
         data: channels and classes of the data, to say it clearly where the weights are for others.
 
     Raises:
-        RecipeError: no such file, damaged, not plain tensors, or not of this network; with the place in the recipe.
+        RecipeError: no such file, damaged, not plain tensors, not of this network, or not finite; with the place in the
+            recipe.
     """
     weights = read_weights(path, place)
     own = model.state_dict()
@@ -43,6 +44,10 @@ def load_weights(model: torch.nn.Module, path: Path, place: str, data: tuple[int
             said += _reasons([(weights[name].shape, own[name].shape) for name in differing], *data)
         raise RecipeError(f"{place} = {str(path)!r} does not fit the network: {'; '.join(said)}")
     model.load_state_dict(weights)
+    broken = [name for name, parameter in model.named_parameters() if not parameter.isfinite().all()]
+    broken += [name for name, buffer in model.named_buffers() if buffer.isnan().any()]  # masks of attention hold -inf
+    if broken:
+        raise RecipeError(f"{place} = {str(path)!r}: {len(broken)} tensors are not finite, first {broken[0]}")
 
 
 def read_weights(path: Path, place: str) -> dict[str, torch.Tensor]:
