@@ -241,3 +241,12 @@ def test_memory_is_measured_from_small_batches_to_large_ones(artifact, monkeypat
     rows = json.loads(benchmark.measure(json.dumps(order)))
     assert seen == [1, 9] and [row["batch"] for row in rows] == [9, 1, 9]
     assert rows[0]["peak_bytes"] >= rows[1]["peak_bytes"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_any_precision_take_what_normalise_gives(tmp_path, dtype):
+    loaded = load(save_network(tmp_path / "artifact", network().to(dtype)))
+    with torch.no_grad():
+        logits = loaded(loaded.artifact.input.normalise(images()))
+    assert logits.dtype == dtype
+    assert torch.allclose(logits.float(), load_file(tmp_path / "artifact/golden.safetensors")["logits"])

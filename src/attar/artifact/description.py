@@ -28,6 +28,8 @@ class Input:
     """Channels, height, width."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: str = "float32"
+    """Of the network that takes them; arch.json has it once, beside this."""
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or not all(type(n) is int and 0 < n <= 1 << 16 for n in self.size):
@@ -53,14 +55,15 @@ class Input:
         return torch.tensor([1 / (255 * value) for value in self.std]).view(-1, 1, 1)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (B, C, H, W) -> float32 of the same shape, by the arithmetic that training used.
+        """uint8 (B, C, H, W) -> the network's dtype, same shape; in float32 until then, by the arithmetic that training used.
 
         Raises ArtifactError for images of another kind or another number of channels.
         """
         if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.size[0]:
             wanted = f"uint8 (B, {', '.join(map(str, self.size))})"
             raise ArtifactError(f"images must be {wanted}, not {images.dtype} {tuple(images.shape)}")
-        return (images.float() - self.shift.to(images.device)) * self.scale.to(images.device)
+        normalised = (images.float() - self.shift.to(images.device)) * self.scale.to(images.device)
+        return normalised.to(DTYPES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Description:
             "version": VERSION,
             "builder": None if self.builder is None else self.builder.to_dict(),
             "surgery": self.surgery,
-            "input": {key: list(values) for key, values in vars(self.input).items()},
+            "input": {key: list(getattr(self.input, key)) for key in ("size", "mean", "std")},
             "dtype": self.dtype,
             "class_names": list(self.class_names),
             "budget": dict(self.budget),
@@ -125,7 +128,7 @@ class Description:
         return cls(
             builder=None if data["builder"] is None else read_builder(data["builder"]),
             surgery=surgery,
-            input=Input(tuple(shape["size"]), tuple(shape["mean"]), tuple(shape["std"])),
+            input=Input(tuple(shape["size"]), tuple(shape["mean"]), tuple(shape["std"]), data["dtype"]),
             dtype=data["dtype"],
             class_names=read_words(data["class_names"], "class_names"),
             budget=read_figures(data["budget"], "budget", LIMITS),

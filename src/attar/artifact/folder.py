@@ -72,11 +72,12 @@ def save(
         raise ArtifactError(f"{target} exists and is no artifact; it is not overwritten")
     if taken := set(OWN) & set(extras or {}):
         raise ArtifactError(f"extras cannot be called {', '.join(sorted(taken))}: these files are attar's own")
+    dtype = dtype_name(model)
     description = Description(
         builder=None if builder is None else portable(builder),
         surgery=surgery,
-        input=Input(as_size(input_size), tuple(map(float, mean)), tuple(map(float, std))),
-        dtype=dtype_name(model),
+        input=Input(as_size(input_size), tuple(map(float, mean)), tuple(map(float, std)), dtype),
+        dtype=dtype,
         class_names=tuple(class_names),
         budget=dict(budget or {}),
         versions={"attar": __version__, "torch": str(torch.__version__)},
