@@ -7,6 +7,7 @@ from conftest import DIGITS, SMALL
 from typer.testing import CliRunner
 
 from attar.cli.app import app
+from attar.pipeline.folder import RunError
 from attar.pipeline.rehearsal import OUTPUTS, rehearse
 from attar.pipeline.run import check
 from attar.pipeline.watch import Silent
@@ -70,6 +71,20 @@ def test_members_are_told_one_by_one_and_sparse_learning_counts(tmp_path):
 def test_what_cannot_be_run_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="budget cannot be met"):
         rehearse(load_recipe(DIGITS, (*SMALL, "prune.budget.params=10")), tmp_path / "run")
+
+
+def test_a_folder_that_the_run_would_refuse_is_refused(finished_runs, tmp_path):
+    with pytest.raises(RunError, match="run of another recipe") as caught:
+        rehearse(load_recipe(DIGITS, (*SMALL, "distil.temperature=3")), finished_runs / "a")
+    assert "distil.temperature" in str(caught.value)
+    facts = json.loads((finished_runs / "a" / "run.json").read_text())
+    facts["data"]["fingerprint"] = "other"
+    (tmp_path / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="started on another data"):
+        rehearse(load_recipe(DIGITS, SMALL), tmp_path)
+    (tmp_path / "run.json").rename(tmp_path / "thesis.tex")
+    with pytest.raises(RunError, match="is not a run folder and holds thesis"):
+        rehearse(load_recipe(DIGITS, SMALL), tmp_path)
 
 
 @pytest.mark.parametrize(("native", "precision", "told"), [(False, "bf16", 1), (True, "bf16", 0), (False, "auto", 0)])

@@ -106,6 +106,8 @@ def test_a_sweep_is_compared_on_held_out_images_and_done_once(tmp_path, monkeypa
     more = sweep(out, "distil.temperature=2,4,8")
     assert more.exit_code == 0
     assert taught[5:] == ["distil", "prune"]
+    other = sweep(out, "distil.temperature=2,4", "seed=7")
+    assert other.exit_code == 2 and "holds a run of another recipe" in other.output and len(taught) == 7
     chosen = attar("run", DIGITS, *SHORT, "distil.temperature=4", "--out", out / "distil.temperature=4")
     assert chosen.exit_code == 0
     assert (out / "distil.temperature=4" / "test.json").exists()

@@ -100,26 +100,43 @@ class RunFolder:
         Raises:
             RunError: the folder holds another recipe's run, or a run on other data; with the difference.
         """
+        old = self.recorded(recipe, facts)
+        if old is None:
+            plain = recipe.model_dump(mode="json")
+            self.write_json("run.json", {"recipe": plain, **facts, "starts": [_start(facts)]})
+            return facts
+        self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
+        return old
+
+    def recorded(self, recipe: Recipe, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        """What the folder holds of this very run, None if it has yet to begin; the folder is only looked at.
+
+        Args:
+            recipe, facts: as for `adopt`; without facts, the data are not compared.
+
+        Raises:
+            RunError: as `adopt`.
+        """
         file = self.path / "run.json"
-        plain = recipe.model_dump(mode="json")
         if not file.exists():
             own = re.compile(r"\.lock|\..*\.partial")  # the latter of a start that was killed while it wrote
-            if leftover := [p.name for p in self.path.iterdir() if not own.fullmatch(p.name)]:
+            there = self.path.iterdir() if self.path.is_dir() else ()
+            if leftover := [p.name for p in there if not own.fullmatch(p.name)]:
                 raise RunError(
                     f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another"
                 )
-            self.write_json("run.json", {"recipe": plain, **facts, "starts": [_start(facts)]})
-            return facts
-        old = json.loads(file.read_text())
-        if changes := difference(with_defaults(old["recipe"]), plain):
+            return None
+        old: dict[str, Any] = json.loads(file.read_text())
+        if changes := difference(with_defaults(old["recipe"]), recipe.model_dump(mode="json")):
             listed = "\n  ".join(changes)
             raise RunError(
                 f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
             )
+        if facts is None:
+            return old
         for name, what in (("data", "fingerprint"), ("split", "digest")):  # the same content may lie elsewhere by now
             if old[name][what] != facts[name][what]:
                 raise RunError(f"{self.path} was started on another {name}: {old[name]} then, {facts[name]} now")
-        self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
         return old
 
     def write_json(self, name: str, content: Any) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from attar.distil import from_labels
-from attar.pipeline.folder import RunFolder
 from attar.pipeline.plan import Planned, planned
 from attar.pipeline.pruning import gradients, make_pruner, work
 from attar.pipeline.ranks import refuse_ranks
-from attar.pipeline.run import Given, opened
+from attar.pipeline.run import Given, looked_at
 from attar.pipeline.session import Session
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Prune, Recipe, Training
@@ -55,7 +54,7 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
         RecipeError, DataError, RunError: as `attar.run`, before it computes anything.
     """
     refuse_ranks("attar run --dry-run")
-    session, facts = opened(recipe, RunFolder(out), watcher or Silent(), data)
+    session, facts = looked_at(recipe, out, watcher or Silent(), data)
     found = Rehearsal(facts)
     if recipe.prune is not None and not session.folder.finished("prune"):
         _rehearse_pruning(session, recipe.prune, found)

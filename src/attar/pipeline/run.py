@@ -123,9 +123,18 @@ def check(recipe: Recipe, out: str | Path, watcher: Watcher | None = None) -> di
         The facts that the run would record: data, split and machine.
 
     Raises:
-        RecipeError, DataError: as `run`, before it computes anything.
+        RecipeError, DataError, RunError: as `run`, before it computes anything.
     """
-    return opened(recipe, RunFolder(out), watcher or Silent())[1]
+    return looked_at(recipe, out, watcher or Silent())[1]
+
+
+def looked_at(recipe: Recipe, out: str | Path, watcher: Watcher, data: Given = None) -> tuple[Session, dict[str, Any]]:
+    """The session and the facts of a run that is not started: its folder holds this very run, or none; raises as `check`."""
+    session, facts = opened(recipe, RunFolder(out), watcher, data)
+    first = session.folder.recorded(recipe, facts)
+    if first is not None:
+        _check_outputs(session.folder, first, facts)
+    return session, facts
 
 
 def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = None, ranks: Ranks = ALONE) -> Session:
@@ -136,8 +145,7 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = N
         how = f"{session.machine.threads} threads each" if session.machine.device == "cpu" else "a GPU each"
         watcher.note(f"{ranks.count} ranks, {how}: every batch is shared among them")
     first = folder.adopt(recipe, facts)
-    if first.get("teacher_outputs") != facts.get("teacher_outputs"):
-        raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
+    _check_outputs(folder, first, facts)
     if {"ranks": 1, **first["machine"]} != facts["machine"]:
         watcher.note(f"started on {first['machine']}, goes on on {facts['machine']}: the last bits may differ")
     known = [start for start in first.get("starts", []) if not isinstance(start, str)]
@@ -146,6 +154,12 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = N
         if before[what] != now[what]:
             watcher.note(f"goes on with other code ({what} {before[what]} before, {now[what]} now): this is recorded")
     return session
+
+
+def _check_outputs(folder: RunFolder, first: dict[str, Any], facts: dict[str, Any]) -> None:
+    """See that the file in the teacher's place is still the one of the first start, on this rank too."""
+    if first.get("teacher_outputs") != facts.get("teacher_outputs"):
+        raise RunError(f"{folder.path} was started with other teacher.outputs, of the same name; choose another --out")
 
 
 def opened(

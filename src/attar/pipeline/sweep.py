@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import RunError, RunFolder, with_defaults
+from attar.pipeline.folder import RunFolder
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, prepare, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.prune import ProofError
-from attar.recipe import Recipe, RecipeError, difference
+from attar.recipe import Recipe, RecipeError
 from attar.report import Comparison
 from attar.report.compare import Outcome
 from attar.train import Diverged, NotFinite, write_atomically
@@ -116,11 +116,7 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
         folder = RunFolder(out / point.name)
         if point.recipe.data.held_out == 0:
             raise RecipeError("data.held_out = 0 leaves a sweep nothing to choose by; hold some training images out")
-        if (folder.path / "run.json").is_file():
-            plain = point.recipe.model_dump(mode="json")
-            if changes := difference(with_defaults(folder.read_json("run.json")["recipe"]), plain):
-                listed = "\n  ".join(changes)
-                raise RunError(f"{folder.path} holds a run of another recipe; choose another --out:\n  {listed}")
+        folder.recorded(point.recipe)
         if point.name in failed:
             continue
         if folder.finished("export"):
