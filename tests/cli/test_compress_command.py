@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from attar.cli.app import app
-from attar.cli.compress import default_folder
 from attar.data import load_data
 from attar.models import build
+from attar.pipeline.compress import run_name
 from attar.recipe import Budget, check_recipe, load_recipe, recipe_toml
 
 WIDTHS = "widths=[4,6,8]"
@@ -81,10 +81,10 @@ def test_a_run_folder_is_found_where_none_is_given(weights, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "name, folder", [("hf-../my net/x-compressed", "hf-..-my-net-x-compressed"), ("own.nets-a", "own.nets-a")]
+    "builder, name", [("hf:../my net/x", "hf-..-my-net-x-compressed"), ("own.nets:a", "own.nets-a-compressed")]
 )
-def test_the_run_folder_is_one_part_under_runs(name, folder):
-    assert default_folder(name) == Path("runs", folder)
+def test_a_run_is_called_by_one_part_of_a_path(builder, name):
+    assert run_name(builder) == name
 
 
 def test_a_student_is_distilled_first(weights, tmp_path, monkeypatch):

@@ -102,6 +102,14 @@ def test_a_control_goes_on_from_another_working_directory(controlled, tmp_path, 
     assert before == after
 
 
+def test_a_control_that_is_trained_otherwise_is_deleted_first(controlled):
+    said = attar("control", controlled, "distil.train.learning_rate=0.03")
+    assert said.exit_code == 2
+    assert f"{controlled / 'control-with-teacher'} holds a control that is trained otherwise; delete it" in said.output
+    assert "distil.train.learning_rate: 0.1 -> 0.03" in said.output and "--out" not in said.output
+    assert attar("control", controlled).exit_code == 0
+
+
 def test_a_control_of_a_run_that_has_not_read_the_test_does_not_either(finished_runs, tmp_path):
     path = tmp_path / "a"
     shutil.copytree(finished_runs / "a", path)

@@ -1,5 +1,6 @@
 """A run survives anything: killed at random moments and continued, it ends with the bits of a run left in peace."""
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import pytest
 from conftest import DIGITS
 from safetensors.torch import load_file
 
+from attar.pipeline import folder as folder_module
 from attar.pipeline.folder import RunError, RunFolder
 from attar.recipe import load_recipe
 
@@ -197,6 +199,25 @@ def test_a_folder_in_use_is_refused(recipe, tmp_path):
     process.communicate()
     assert second.returncode == 2
     assert f"in use by process {process.pid}" in said
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(folder_module.fcntl, "flock", no_locks)
+    with (
+        pytest.raises(RunError, match=f"cannot lock the run folder {tmp_path}: No locks available"),
+        RunFolder(tmp_path),
+    ):
+        pass
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path):
+    recipe = load_recipe(DIGITS)
+    (tmp_path / "run.json").write_text('{"recipe": {')
+    with pytest.raises(RunError, match=r"run\.json is damaged \(Expecting"), RunFolder(tmp_path) as folder:
+        folder.adopt(recipe, {})
 
 
 def test_a_finished_run_is_not_done_again(recipe, straight):

@@ -122,6 +122,9 @@ def test_overrides(tmp_path):
         ("distil.temperature", "write it as key=value"),
         ("=3", "write it as key=value"),
         ("name.first=1", "name is a value, not a table"),
+        ("name=", "name = '': a run's name is that of its folder: not empty"),
+        ("name=..", "name = '..': a run's name"),
+        ("name=../esc", "name = '../esc': a run's name"),
         ("distil.temprature=3", "did you mean 'temperature'?"),
         (
             "augment.erase_area.2=1",

@@ -142,7 +142,7 @@ def run(
         from attar.recipe import load_recipe
 
         checked = load_recipe(recipe, overrides or ())  # before torch is imported: a typo is answered at once
-        folder = out or Path("runs") / checked.name
+        folder = out or default_folder(checked.name)
         if not dry_run:
             carry_out(checked, folder, tensorboard)
             return
@@ -153,6 +153,11 @@ def run(
         with planning(), shower() as watcher:
             found = rehearse(checked, folder, watcher)
         print(rehearsal_text(checked, found))
+
+
+def default_folder(name: str) -> Path:
+    """Where a run or a sweep of this name goes that is given no --out."""
+    return Path("runs") / name
 
 
 def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:

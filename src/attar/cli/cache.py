@@ -56,7 +56,7 @@ def fill(
     epochs: Annotated[int | None, typer.Option(min=1, help="View epochs.", show_default="distil.view_pool")] = None,
 ) -> None:
     """Compute the teacher's outputs for a recipe's pool of views ahead of its run; teaches the teacher if need be."""
-    from attar.cli.app import explained, under_way
+    from attar.cli.app import default_folder, explained, under_way
 
     with explained():
         from attar.recipe import load_recipe
@@ -65,7 +65,7 @@ def fill(
         from attar.cli.show import shower
         from attar.pipeline.filling import fill_pool
 
-        folder = out or Path("runs") / checked.name
+        folder = out or default_folder(checked.name)
         with under_way(folder), shower() as watcher:
             path = fill_pool(checked, folder, watcher, epochs)
         print(f"pool: {path}")

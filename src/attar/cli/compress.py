@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from attar.cli.app import Tensorboard, app, arguments, carry_out, explained, limit
+from attar.cli.app import Tensorboard, app, arguments, carry_out, default_folder, explained, limit
 
 
 @app.command()
@@ -90,11 +89,6 @@ def compress(
         print(recipe_toml(recipe))
         if not dry_run:
             carry_out(recipe, out or default_folder(recipe.name), tensorboard)
-
-
-def default_folder(name: str) -> Path:
-    """`runs/NAME`, in one part: a builder's name may hold a path, as `hf:./folder` does."""
-    return Path("runs") / re.sub(r"[^\w.-]+", "-", name)
 
 
 def fractions(text: str, option: str) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, app, explained, under_way
+from attar.cli.app import FAILED, app, default_folder, explained, under_way
 
 
 @app.command()
@@ -39,7 +39,7 @@ def sweep(
         from attar.pipeline.sweep import sweep as run_sweep
         from attar.report import comparison_markdown
 
-        folder = out or Path("runs") / f"{points[0].recipe.name}-sweep"
+        folder = out or default_folder(f"{points[0].recipe.name}-sweep")
         with under_way(folder), shower() as watcher:
             swept = run_sweep(points, folder, watcher)
         if swept.comparison is not None:

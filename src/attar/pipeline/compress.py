@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
     share = epochs / 2 if wish.student is not None and wish.budget is not None else epochs
     distil = {} if wish.student is None else {"train": {**train, "epochs": share, "warmup": share * WARMUP}}
     values: dict[str, Any] = {
-        "name": f"{wish.student or wish.teacher}-compressed".replace(":", "-"),
+        "name": run_name(wish.student or wish.teacher),
         "data": {**wish.data, "held_out": held_out},
         "augment": _augment(data),
         "teacher": teacher,
@@ -79,6 +80,11 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
             "final": {**steps, "epochs": (1 - PRUNING_SHARE) * share},
         }
     return check_recipe(values, where="compress")
+
+
+def run_name(builder: str) -> str:
+    """What a run is called that compresses a builder's network, fit for a folder: `hf:./folder` holds a path."""
+    return re.sub(r"[^\w.-]+", "-", f"{builder}-compressed")
 
 
 def _by_sgd(network: dict[str, Any], data: ImageData) -> bool:

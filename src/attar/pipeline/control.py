@@ -9,11 +9,11 @@ from typing import Any
 
 from attar.pipeline.compress import WARMUP, training
 from attar.pipeline.control_facts import WITH, WITHOUT
-from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.folder import RunError, RunFolder, with_defaults
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import run
 from attar.pipeline.watch import Watcher
-from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe
+from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
 from attar.train import steps_for
 
 
@@ -35,7 +35,7 @@ def control(
         The control's folder.
 
     Raises:
-        RunError: the folder holds no finished run, or one that has no such control.
+        RunError: the folder holds no finished run, or one that has no such control, or has one that is trained otherwise.
         RecipeError: an override is none of its training.
         Interrupted, Diverged: as `attar.run`.
     """
@@ -131,6 +131,12 @@ def _call_places_anew(folder: Path, recipe: Recipe) -> None:
         facts["recipe"]["student"]["shape"] = recipe.student.shape
         if facts["recipe"]["teacher"] is not None and recipe.teacher is not None:
             facts["recipe"]["teacher"]["weights"] = recipe.teacher.weights
+        if changes := difference(with_defaults(facts["recipe"]), recipe.model_dump(mode="json")):
+            listed = "\n  ".join(changes)
+            raise RunError(
+                f"{folder} holds a control that is trained otherwise; delete it to train another, or go back to the old "
+                f"values:\n  {listed}"
+            )
         own.write_json("run.json", facts)
 
 

@@ -47,25 +47,7 @@ class RunFolder:
         self._spent, self._since = 0.0, time.monotonic()  # seconds of the stage in earlier starts; start of this one
 
     def __enter__(self) -> RunFolder:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
-        except OSError as error:
-            raise RunError(
-                f"cannot write to the run folder {self.path}: {error.strerror}; choose another --out"
-            ) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise RunError(
-                f"the run folder {self.path} is in use by process {holder}; wait for it or stop it"
-            ) from None
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        self._lock = lock(self.path)
         self._check_space()
         return self
 
@@ -126,7 +108,7 @@ class RunFolder:
                     f"{self.path} is not a run folder and holds {', '.join(sorted(leftover)[:5])}; choose another"
                 )
             return None
-        old: dict[str, Any] = json.loads(file.read_text())
+        old: dict[str, Any] = self.read_json("run.json")
         if changes := difference(with_defaults(old["recipe"]), recipe.model_dump(mode="json")):
             listed = "\n  ".join(changes)
             raise RunError(
@@ -146,7 +128,7 @@ class RunFolder:
         write_atomically(self.path / name, content.encode())
 
     def read_json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text())
+        return read_json(self.path / name)
 
     def finished(self, stage: str) -> bool:
         return (self.path / f"{stage}.safetensors").exists()
@@ -254,6 +236,43 @@ class RunFolder:
         if metrics.exists() and metrics.stat().st_size > size:
             os.truncate(metrics, size)
             self._redraw()
+
+
+def lock(folder: Path) -> IO[str]:
+    """Lock a folder, which is made if it is not there, against all other processes until the file returned is closed.
+
+    Raises:
+        RunError: it cannot be written to, is locked by another process, or is on a file system without locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+")
+    except OSError as error:
+        raise RunError(f"cannot write to the run folder {folder}: {error.strerror}; choose another --out") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(f"the run folder {folder} is in use by process {holder}; wait for it or stop it") from None
+    except OSError as error:  # file systems of a network may have no locks
+        file.close()
+        raise RunError(f"cannot lock the run folder {folder}: {error.strerror}; choose another --out") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def read_json(file: Path) -> Any:
+    """What a file of a run's or a sweep's folder holds; raises RunError where it is damaged."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise RunError(
+            f"{file} is damaged ({error}); put back a copy of it, or delete {file.parent} to begin anew"
+        ) from None
 
 
 def _start(facts: dict[str, Any]) -> dict[str, Any]:

@@ -335,7 +335,7 @@ class Recipe(Table):
     """Everything a run does. Without `teacher`, the student learns from labels; without `prune`, it keeps its size."""
 
     name: str
-    """The run's name; its folder is `runs/NAME` unless `--out` says otherwise."""
+    """The run's name, without slashes; its folder is `runs/NAME` unless `--out` says otherwise."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of first weights, views and order."""
     data: Data
@@ -356,6 +356,13 @@ class Recipe(Table):
     """Which files the network is shipped in."""
     compute: Compute = Compute()
     """Where and how it is computed."""
+
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not value.strip() or value in (".", "..") or re.search(r"[/\\\0]", value):
+            raise ValueError("a run's name is that of its folder: not empty, no slashes, and neither `.` nor `..`")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
