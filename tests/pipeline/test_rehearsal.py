@@ -3,14 +3,19 @@
 import json
 
 import pytest
+import torch
 from conftest import DIGITS, SMALL
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from attar.cli.app import app
+from attar.cli.plan import rehearsal_text
+from attar.models import build
 from attar.pipeline.folder import RunError
 from attar.pipeline.rehearsal import OUTPUTS, rehearse
 from attar.pipeline.run import check
 from attar.pipeline.watch import Silent
+from attar.prune import Pruner
 from attar.recipe import RecipeError, load_recipe
 from attar.train import machine
 
@@ -39,6 +44,26 @@ def test_a_teacher_that_is_done_is_still_asked(finished_runs, tmp_path):
         (tmp_path / "run" / name).write_bytes((finished_runs / "a" / name).read_bytes())
     found = rehearse(load_recipe(DIGITS, SMALL), tmp_path / "run")
     assert list(found.seconds) == [OUTPUTS, "distil", "prune"] and "teach" not in found.images
+
+
+@pytest.mark.parametrize("source", ["the distilled weights", "student.weights"])
+def test_the_shape_is_planned_by_the_weights_that_are_there(finished_runs, tmp_path, source):
+    distilled, given = finished_runs / "a" / "distil.safetensors", ()
+    if source == "student.weights":
+        given = (f"student.weights={distilled}",)
+    else:
+        for name in ("run.json", "distil.safetensors"):
+            (tmp_path / name).write_bytes((finished_runs / "a" / name).read_bytes())
+    recipe = load_recipe(DIGITS, (*SMALL, *given))
+    found = rehearse(recipe, tmp_path)
+    settings, network = recipe.prune, build("resnet20", widths=[4, 6, 8])
+    network.load_state_dict(load_file(distilled))
+    pruner = Pruner(network, torch.zeros(2, 1, 8, 8), settings.importance, settings.allocation)
+    expected = pruner.step(settings.budget).kept
+    kept = found.planned.cut.kept
+    assert kept.keys() == expected.keys()
+    assert all(one.equal(two) for name in kept for (_, one), (_, two) in zip(kept[name], expected[name], strict=True))
+    assert found.ranked_by == source and f"cut at once by {source}:" in rehearsal_text(recipe, found)
 
 
 def test_members_are_told_one_by_one_and_sparse_learning_counts(tmp_path):

@@ -40,7 +40,7 @@ def rehearsal_text(recipe: Recipe, found: Rehearsal) -> str:
     lines += [table(["stage", "images seen", f"time here ({here})"], rows, terminal=True), ""]
     lines.append("evaluations, cuts with their proofs and exports come on top")
     if found.planned is not None and recipe.prune is not None:
-        lines += ["", f"under {recipe.prune.budget}, cut at once and untrained:", "", plan_text(found.planned)]
+        lines += ["", f"under {recipe.prune.budget}, cut at once by {found.ranked_by}:", "", plan_text(found.planned)]
     return "\n".join(lines)
 
 

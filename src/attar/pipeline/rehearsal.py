@@ -17,6 +17,7 @@ from attar.pipeline.pruning import gradients, make_pruner, work
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import Given, looked_at
 from attar.pipeline.session import Session
+from attar.pipeline.teaching import initial
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Prune, Recipe, Training
 from attar.recipe.types import Member, Teacher
@@ -42,7 +43,9 @@ class Rehearsal:
     seconds: dict[str, float] = field(default_factory=dict)
     """What takes time -> estimated seconds on this machine. Evaluations, cuts with their proofs, and exports come on top."""
     planned: Planned | None = None
-    """The last step's cut, done at once on weights as they are before training."""
+    """The last step's cut, done at once on the student as it is now."""
+    ranked_by: str = ""
+    """Which weights these are: `random weights`, `student.weights` or `the distilled weights`."""
 
 
 def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *, data: Given = None) -> Rehearsal:
@@ -70,6 +73,12 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
 
 def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> None:
     pruner = make_pruner(session)
+    if session.folder.finished("distil"):
+        pruner.model.load_state_dict(session.folder.result("distil")[0])
+        found.ranked_by = "the distilled weights"
+    else:
+        pruner.model.load_state_dict(initial(session, session.recipe.student).state_dict())
+        found.ranked_by = "student.weights" if session.recipe.student.weights is not None else "random weights"
     session.machine.place(pruner.model)  # where gradients are computed; cuts are planned and proved on the CPU
     context = gradients(session, pruner, from_labels)()
     pruner.model.to("cpu")
