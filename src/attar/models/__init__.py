@@ -2,6 +2,6 @@
 
 from attar.models.huggingface import configured
 from attar.models.registry import LIBRARIES, BuilderSpec, build, builders
-from attar.models.strided import safe_strided_convolutions
+from attar.models.strided import SafeStridedConvolutions
 
-__all__ = ["LIBRARIES", "BuilderSpec", "build", "builders", "configured", "safe_strided_convolutions"]
+__all__ = ["LIBRARIES", "BuilderSpec", "SafeStridedConvolutions", "build", "builders", "configured"]

@@ -10,36 +10,58 @@ every second pixel.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d
+from torch.overrides import TorchFunctionMode
 
-from attar.models.forwards import computes_as, forwards_set
-
+_aten = torch.ops.aten.conv2d
+_ROADS = frozenset((conv2d, _aten, _aten.default, _aten.padding))
+"""Modules and code take the first, captured graphs one of aten's."""
 _OTHER_KERNELS = ("cuda", "mps")
 _SAFE_CHANNELS = 16
 _SAFE_PIXELS = 32 * 32
 """Of an image, in bf16."""
 
 
-def _forward(self: nn.Conv2d, x: Tensor) -> Tensor:
-    """What `nn.Conv2d.forward` does; the pixels that the stride leaves out are left out first, where it matters."""
+class SafeStridedConvolutions(TorchFunctionMode):
+    """Within this context strided 1x1 convolutions of few channels take the other way, whatever code calls them.
+
+    Without gradients (a teacher's) all stay as they are. `backward()` and `autograd.grad` of tensors leave the context, as all
+    functions of torch do that run others, and checkpointed parts would compute anew outside; begin at a `GradientEdge`.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _ROADS and torch.is_grad_enabled() and (arguments := _without_stride(*args, **kwargs)):
+            return conv2d(*arguments)
+        return func(*args, **kwargs)
+
+
+def _without_stride(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Of the arguments of `conv2d` those that compute the same without stride; None where any way is safe."""
+    down, right = _ends(stride)
+    narrow = weight.shape[1] < _SAFE_CHANNELS and weight.shape[2:] == (1, 1) and groups == 1
+    if not narrow or down == right == 1 or not (padding == "valid" or _ends(padding) == (0, 0)):
+        return None
     in_bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if x.dim() != 4 or x.device.type in _OTHER_KERNELS or (in_bf16 and x.shape[2] * x.shape[3] <= _SAFE_PIXELS):
-        return nn.Conv2d.forward(self, x)
-    down, right = self.stride
-    return conv2d(x[:, :, ::down, ::right], self.weight, self.bias)
+    small = input.shape[-2] * input.shape[-1] <= _SAFE_PIXELS
+    if input.device.type in _OTHER_KERNELS or (in_bf16 and small):
+        return None
+    return input[..., ::down, ::right], weight, bias
 
 
-def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[int]:
-    """Let the strided 1x1 convolutions of few channels of `model` take the other way; yields how many there are."""
-    return forwards_set([module for module in model.modules() if _narrow(module)], _forward)
-
-
-def _narrow(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d) or not computes_as(module, nn.Conv2d):
-        return False
-    shape = module.kernel_size == (1, 1) and max(module.stride) > 1 and module.padding == (0, 0)
-    return shape and module.groups == 1 and module.in_channels < _SAFE_CHANNELS
+def _ends(value: int | Sequence[int] | str) -> tuple[Any, Any]:
+    """Of a number for each of two dimensions, or one for both."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 
-from attar.models import safe_strided_convolutions
+from attar.models import SafeStridedConvolutions
 from attar.prune.capture import in_mode
 from attar.prune.importance import Context
 
@@ -43,13 +44,14 @@ def collect_gradients(
     sums = {id(p): torch.zeros_like(p) for p in unique}
     squares = {id(p): torch.zeros_like(p) for p in unique}
     count = 0
-    with in_mode(module, False), safe_strided_convolutions(module):
+    with in_mode(module, False), SafeStridedConvolutions():
         for batch in batches:
             count += 1
             value = loss(module, batch)
             if value.dim() or not torch.isfinite(value):
                 raise ValueError(f"the loss of batch {count} is {value.detach()!r}: gradients need a finite scalar")
-            gradients = torch.autograd.grad(value, unique, allow_unused=True)
+            edges = [get_gradient_edge(parameter) for parameter in unique]
+            gradients = torch.autograd.grad([get_gradient_edge(value)], edges, allow_unused=True)
             merge([gradient for gradient in gradients if gradient is not None])
             for parameter, gradient in zip(unique, gradients):
                 if gradient is not None:

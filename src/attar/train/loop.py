@@ -12,7 +12,6 @@ import torch
 
 from attar.data import Views
 from attar.distil import Objective
-from attar.models import safe_strided_convolutions
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
@@ -99,7 +98,7 @@ def fit(
     if ranks.rank:  # dropout and its like: other masks for other images
         torch.manual_seed(state.position.images * ranks.count + ranks.rank)
     norm = fast_batch_norm(state.model) if ranks.count == 1 else RankNorm(ranks)
-    with norm, safe_strided_convolutions(state.model):
+    with norm:
         _steps(state, objective, views, samples, training, view_pool, ranks, record, tell, on_step, on_epoch)
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from attar.data import Shards, Views, sent
 from attar.distil import Batch, Objective, outputs_ahead
+from attar.models import SafeStridedConvolutions
 from attar.recipe import Training
 from attar.train.state import TrainState
 
@@ -126,10 +128,11 @@ class Step:
         images, labels = self.views.augmented(given["samples"], given["places"], given["epoch"])
         images = images.to(memory_format=state.machine.memory_format)
         batch = Batch(images, labels, self._epoch, given["samples"], given.get("outputs"))
-        with state.machine.autocast():
-            loss, logits = self.objective(self.model, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        (loss * self.part if self.part != 1 else loss).backward()
+        with SafeStridedConvolutions():  # around no more than it must be: a microsecond for every call of torch
+            with state.machine.autocast():
+                loss, logits = self.objective(self.model, batch)
+            torch.autograd.backward(get_gradient_edge(loss * self.part if self.part != 1 else loss))
         if self.training.clip:
             torch.nn.utils.clip_grad_norm_(state.model.parameters(), self.training.clip)
         self.optimiser.step()
