@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attar.models.forwards import computes_as, forwards_set
+from attar.train.forwards import computes_as, forwards_set
 from attar.train.ranks import ALONE, Ranks
 
 _LANES = 32  # numbers of bfloat16 in the widest vector register of any CPU
