@@ -1,6 +1,7 @@
 """Sweeps: every point checked first, named, resumed; divergence recorded; chosen on held-out images, test unread."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from command_line import attar
@@ -10,6 +11,7 @@ from test_record import results
 from attar.pipeline import stage_loop
 from attar.pipeline.grid import grid, point_name, values_of
 from attar.pipeline.outcome import read_outcome
+from attar.pipeline.sweep import _record as record_points
 from attar.recipe import RecipeError
 
 SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
@@ -112,6 +114,21 @@ def test_a_sweep_is_compared_on_held_out_images_and_done_once(tmp_path, monkeypa
     assert chosen.exit_code == 0
     assert (out / "distil.temperature=4" / "test.json").exists()
     assert len(taught) == 7
+
+
+def test_two_sweeps_in_one_folder_keep_each_others_entries(tmp_path):
+    def work(axis):
+        points, failed = grid(DIGITS, [axis]), {}
+        for point in points:
+            (tmp_path / point.name).mkdir()
+            failed[point.name] = f"broke down: {axis}"
+            record_points(tmp_path, points, failed)
+
+    axes = ("distil.temperature=1,2,3,4,5,6,7,8", "distil.alpha=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, axes))
+    table = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert sorted(point["error"] for point in table.values()) == sorted(8 * [f"broke down: {axis}" for axis in axes])
 
 
 def test_a_point_that_diverges_does_not_stop_the_rest(tmp_path):

@@ -238,8 +238,12 @@ class RunFolder:
             self._redraw()
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path, wait: bool = False) -> IO[str]:
     """Lock a folder, which is made if it is not there, against all other processes until the file returned is closed.
+
+    Args:
+        folder: the folder.
+        wait: for another process that has locked it.
 
     Raises:
         RunError: it cannot be written to, is locked by another process, or is on a file system without locks.
@@ -250,7 +254,7 @@ def lock(folder: Path) -> IO[str]:
     except OSError as error:
         raise RunError(f"cannot write to the run folder {folder}: {error.strerror}; choose another --out") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         holder = file.read().strip() or "unknown"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import RunFolder
+from attar.pipeline.folder import RunFolder, lock
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
 from attar.pipeline.ranks import refuse_ranks
@@ -142,11 +142,15 @@ def _recorded(out: Path) -> dict[str, Any]:
 
 
 def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
-    """Write sweep.json: every point, what it overrides, and what became of it; points of other grids stay."""
-    overrides = {name: point["overrides"] for name, point in _recorded(out).items()}
-    overrides |= {point.name: list(point.overrides) for point in points}
-    table = {}
-    for name, own in overrides.items():
-        done = (out / name / "export.safetensors").is_file()
-        table[name] = {"overrides": own, **({"error": failed[name]} if name in failed else {"done": done})}
-    write_atomically(out / "sweep.json", (json.dumps({"format": 1, "points": table}, indent=1) + "\n").encode())
+    """Write sweep.json: every point, what it overrides, and what became of it.
+
+    Points of other grids stay as they are recorded: another sweep may be at work on them in this very folder.
+    """
+    with lock(out, wait=True):
+        table = _recorded(out)
+        for point in points:
+            became: dict[str, Any] = {"done": (out / point.name / "export.safetensors").is_file()}
+            if point.name in failed:
+                became = {"error": failed[point.name]}
+            table[point.name] = {"overrides": list(point.overrides), **became}
+        write_atomically(out / "sweep.json", (json.dumps({"format": 1, "points": table}, indent=1) + "\n").encode())
