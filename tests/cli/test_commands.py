@@ -114,6 +114,13 @@ def test_what_a_recipe_insists_on_decides_the_exit_code(tmp_path, monkeypatch):
         assert result.output.splitlines()[-1] == last
 
 
+def test_verify_needs_an_artifact(tmp_path):
+    for path, expected in ((tmp_path / "nosuch", "is no folder"), (tmp_path, "has no manifest.json")):
+        result = attar("verify", path)
+        assert result.exit_code == 2
+        assert f"attar: {path}" in result.stderr and expected in result.stderr
+
+
 def test_report_holds_what_it_must(done):
     out, _ = done
     report = json.loads((out / "artifact" / "report.json").read_text())

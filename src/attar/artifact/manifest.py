@@ -45,12 +45,17 @@ def check_name(name: Any) -> str:
     return name
 
 
-def read_manifest(folder: Path) -> dict[str, Entry]:
-    """The files that belong to the artifact; raises ArtifactError if the folder is none or of another version."""
+def check_folder(folder: Path) -> None:
+    """Raise ArtifactError unless there is a folder with a manifest."""
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is no folder, so no artifact")
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder} is no artifact: it has no {MANIFEST}")
+
+
+def read_manifest(folder: Path) -> dict[str, Entry]:
+    """The files that belong to the artifact; raises ArtifactError if the folder is none or of another version."""
+    check_folder(folder)
     data = parse_json(read_inside(folder, MANIFEST, LARGEST_JSON), MANIFEST)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtifactError(f"{folder} is no artifact: {MANIFEST} does not say {FORMAT!r}")

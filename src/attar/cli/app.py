@@ -288,10 +288,12 @@ def verify(
     artifact: Annotated[Path, typer.Argument(help="An artifact's folder.")],
     allow: Allow = None,
 ) -> None:
-    """Check hashes, counts, golden outputs and the budget. Exit code 0 if all hold, 1 if one does not."""
+    """Check hashes, counts, golden outputs and the budget. Exit code 0 if all hold, 1 if one does not, 2 without an artifact."""
     with explained():
         import attar
+        from attar.artifact.manifest import check_folder
 
+        check_folder(artifact)
         verification = attar.verify(artifact, allow=allow or ())
         print(plain(str(verification)))
         if not verification.passed:
