@@ -23,6 +23,7 @@ from attar.prune.unruled import counted_macs
 
 POLICIES = ("normal", "strict")
 FOLLOWERS = ("batch_norm", "norm")
+UNREAD = "no operation of the example's call reads it"
 ASKS = "the code asks whether a tensor is true: only the way that it goes with the example was looked at and proved"
 
 
@@ -40,7 +41,7 @@ class Coupled:
     label_unit: np.ndarray
     """int64 (labels,): the unit in that group."""
     reports: tuple[str, ...]
-    """Operations that attar has no rule for, and what could not be captured."""
+    """Operations that attar has no rule for, tensors that nothing reads, and what could not be captured."""
 
     def label_kept(self, kept: dict[int, torch.Tensor]) -> torch.Tensor:
         """bool (labels,): which labels are left when the groups keep these units."""
@@ -91,7 +92,28 @@ def couple_model(
         walk = Walk(labels, by_alias, graph, policy == "strict", {})
         walk.run()
         walks.append(walk)
+    _fix_unread(labels, values, captured)
     return _assemble(captured, walks, labels, solve(labels), tensors, model)
+
+
+def _fix_unread(labels: Labels, values: dict[str, Value], captured: Captured) -> None:
+    """Tensors that no operation reads stay whole: nothing tells which of their indices belong together, or to what."""
+    read = {
+        captured.aliases[graph.tensors[node.name]]
+        for graph in captured.graphs
+        for node in graph.module.graph.nodes
+        if node.op == "placeholder" and node.name in graph.tensors and node.users
+    }
+    homes: dict[str, list[str]] = {}
+    for name in values:
+        homes.setdefault(name.rpartition(".")[0], []).append(name)
+    for module, names in homes.items():
+        unread = [name for name in names if name not in read and values[name].planes]
+        labels.where = module if module and not read & set(names) else ", ".join(unread)
+        for name in unread:
+            for plane in values[name].planes:
+                labels.fix(plane.ids, UNREAD)
+    labels.where = ""
 
 
 def _protect(labels: Labels, values: dict[str, Value], model: nn.Module, patterns: Sequence[str]) -> None:
@@ -166,7 +188,7 @@ def _assemble(
         tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=False)),
         tuple(_mac_terms(walks[0], axes)),
     )
-    unknown = [f.reason for f in labels.fixed if "no rule" in f.reason]
+    unknown = [f.reason for f in labels.fixed if "no rule" in f.reason or f.reason.startswith(UNREAD)]
     errors = [captured.training_error] if captured.training_error else []
     asks = [ASKS] if any(graph.asks for graph in captured.graphs) else []
     reports = tuple(dict.fromkeys([*unknown, *errors, *asks]))

@@ -1,0 +1,38 @@
+"""What is easily overlooked: tensors that the example does not use, second names, modes and attributes of modules."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import attar
+from attar.prune import Pruner
+
+
+class Flagged(nn.Module):
+    """An autoencoder whose decoder stands behind a flag, and a norm that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.decoder = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 20))
+        self.shift = nn.Parameter(torch.rand(8))
+        self.spare = nn.Parameter(torch.rand(8))
+
+    def forward(self, x, decode=False):
+        z = self.encoder(x) + self.shift
+        return self.decoder(z) if decode else z
+
+
+def test_tensors_that_the_example_does_not_read_stay_whole_and_are_reported():
+    torch.manual_seed(0)
+    model, x = Flagged(), torch.rand(2, 20)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if not name.startswith("encoder")}
+    pruner = Pruner(model, x)
+    unread = [report for report in pruner.reports if report.startswith("no operation of the example's call reads it")]
+    assert sorted(report.partition("(")[2] for report in unread) == ["decoder.0)", "decoder.1)", "decoder.3)", "spare)"]
+    pruner.step(attar.Budget(params="80%"))
+    assert model.encoder[0].out_features < 64
+    for name, tensor in before.items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+    assert model(x, decode=True).shape == (2, 20)
