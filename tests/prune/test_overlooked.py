@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -36,3 +37,43 @@ def test_tensors_that_the_example_does_not_read_stay_whole_and_are_reported():
     for name, tensor in before.items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     assert model(x, decode=True).shape == (2, 20)
+
+
+class Sharing(nn.Module):
+    """`first.conv` and `second.conv` are one module; the scale of `tied` is that of `norm`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = nn.Conv2d(16, 16, 3, padding=1)
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.first, self.second = nn.Sequential(), nn.Sequential()
+        self.first.conv, self.second.conv = shared, shared
+        self.middle = nn.Conv2d(16, 32, 1)
+        self.norm, self.tied = nn.BatchNorm2d(32), nn.BatchNorm2d(32)
+        self.tied.weight = self.norm.weight
+        self.back = nn.Conv2d(32, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.first(self.stem(x)).relu()
+        x = self.back(self.tied(self.norm(self.middle(x)).relu()))
+        return self.head(self.second(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["second", "second.conv", "second.*", "second.conv.weight"])
+def test_what_is_protected_by_a_second_name_stays(name):
+    torch.manual_seed(0)
+    model = Sharing()
+    pruner = Pruner(model, torch.rand(2, 3, 8, 8), protect=[name])
+    pruner.step(attar.Budget(params="80%"))
+    assert model.second.conv.weight.shape == (16, 16, 3, 3)
+    assert model.middle.out_channels < 32
+
+
+def test_floors_hold_for_second_names_of_tensors():
+    torch.manual_seed(0)
+    model = Sharing()
+    pruner = Pruner(model, torch.rand(2, 3, 8, 8), floors={"tied.weight": 30})
+    for share in ("90%", "75%"):  # the second step knows the names too
+        pruner.step(attar.Budget(params=share))
+    assert model.middle.out_channels >= 30

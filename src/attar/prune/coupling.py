@@ -14,7 +14,7 @@ from torch import nn
 
 from attar.prune.capture import Captured, Example, capture
 from attar.prune.labels import Labels, Plane, Value
-from attar.prune.modules import named_tensors
+from attar.prune.modules import all_modules, named_tensors
 from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
 from attar.prune.rules import Call, einsum_products
 from attar.prune.solve import Solution, solve
@@ -85,8 +85,8 @@ def couple_model(
     tensors = {name: tensor for name, tensor in named_tensors(model).items()}
     labels = Labels()
     values = tensor_values(labels, tensors)
-    _protect(labels, values, model, protect)
     by_alias = {name: values[first] for name, first in captured.aliases.items()}
+    _protect(labels, by_alias, model, protect)
     walks = []
     for graph in captured.graphs:
         walk = Walk(labels, by_alias, graph, policy == "strict", {})
@@ -117,7 +117,8 @@ def _fix_unread(labels: Labels, values: dict[str, Value], captured: Captured) ->
 
 
 def _protect(labels: Labels, values: dict[str, Value], model: nn.Module, patterns: Sequence[str]) -> None:
-    modules = [name for name, _ in model.named_modules() if name]
+    """Fix what the patterns name. `values`, and the modules, are taken by all their names: what is shared has several."""
+    modules = [name for name in all_modules(model) if name]
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         chosen = [n for n in values if fnmatchcase(n, pattern) or n == pattern or n.startswith(pattern + ".")]
         inside = [m for m in modules if fnmatchcase(m, pattern)]
@@ -187,6 +188,7 @@ def _assemble(
         tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=True)),
         tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=False)),
         tuple(_mac_terms(walks[0], axes)),
+        {name: first for name, first in captured.aliases.items() if name != first},
     )
     unknown = [f.reason for f in labels.fixed if "no rule" in f.reason or f.reason.startswith(UNREAD)]
     errors = [captured.training_error] if captured.training_error else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -100,16 +100,19 @@ def floor_counts(
 ) -> list[int]:
     """Units that each group must keep, at least 1.
 
-    `floors` is one floor for all groups, or maps names or patterns (of a group, or of a tensor that its units live in)
-    to floors; where several match, the largest holds. ValueError for a pattern without a match or a value that is no
-    floor.
+    `floors` is one floor for all groups, or maps names or patterns (of a group, or of a tensor that its units live in, by
+    any name of it) to floors; where several match, the largest holds. ValueError for a pattern without a match or a value
+    that is no floor.
     """
     sizes = [(original or {}).get(index, group.size) for index, group in enumerate(structure.groups)]
     least = [1] * len(sizes)
     if floors is None:
         return least
+    aliases: dict[str, list[str]] = {}
+    for alias, first in structure.aliases.items():
+        aliases.setdefault(first, []).append(alias)
     for pattern, floor in floors.items() if isinstance(floors, Mapping) else [("*", floors)]:
-        matching = [index for index, group in enumerate(structure.groups) if matches(group, pattern)]
+        matching = [index for index, group in enumerate(structure.groups) if matches(group, pattern, aliases)]
         if not matching and pattern != "*":
             names = [group.name for group in structure.groups]
             raise ValueError(f"floors: no group or tensor is called {pattern!r}{closest(pattern, names)}")
@@ -118,9 +121,11 @@ def floor_counts(
     return least
 
 
-def matches(group: Group, pattern: str) -> bool:
-    """Whether the group's name, or the name of a tensor that its units live in, fits the shell pattern."""
-    return any(fnmatchcase(name, pattern) for name in (group.name, *(member.tensor for member in group.members)))
+def matches(group: Group, pattern: str, aliases: Mapping[str, Sequence[str]]) -> bool:
+    """Whether the group's name, or any name of a tensor that its units live in, fits the shell pattern."""
+    tensors = [member.tensor for member in group.members]
+    further = [alias for tensor in tensors for alias in aliases.get(tensor, ())]
+    return any(fnmatchcase(name, pattern) for name in (group.name, *tensors, *further))
 
 
 def _floor(floor: Floor, size: int) -> int:

@@ -70,7 +70,7 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
         (structure.params, structure.bytes, structure.macs),
         {number: mask.clone() for number, mask in kept.items()},
     )
-    return Structure(tuple(groups), *(_ShrunkTerms(terms, now, axes) for terms in old))
+    return Structure(tuple(groups), *(_ShrunkTerms(terms, now, axes) for terms in old), structure.aliases)
 
 
 class _ShrunkTerms(Sequence[Term]):

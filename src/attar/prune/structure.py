@@ -6,7 +6,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,8 @@ class Structure:
     """Parameters and buffers at their dtype, as the weights file holds them; its header is added to their sum."""
     macs: Sequence[Term]
     """Multiply-accumulates of one sample."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Every further name of a shared tensor -> the name that members have it under."""
 
 
 Kept = dict[int, torch.Tensor]
