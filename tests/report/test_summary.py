@@ -87,6 +87,11 @@ def test_macs_are_those_of_the_engine(name, arguments):
     assert summary(model, (1, 28, 28)).macs == count_macs(model, torch.zeros(1, 1, 28, 28))
 
 
+def test_macs_of_an_lstm_are_counted():
+    found = summary(nn.Sequential(nn.Linear(6, 8), nn.LSTM(8, 16, batch_first=True)), (5, 6))
+    assert [layer.macs for layer in found.layers] == [5 * 6 * 8, 5 * 4 * 16 * (8 + 16)]
+
+
 def test_macs_of_attention_are_counted():
     model = build("timm:vit_tiny_patch16_224", classes=10)
     sample = torch.zeros(1, 3, 224, 224)

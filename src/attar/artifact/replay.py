@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.weights import own_tensors
+from attar.models import plain_recurrence
 
 TOLERANCE = 1e-4
 """How far logits may be from those recorded, as a share of the largest: other machines round otherwise."""
@@ -68,7 +69,7 @@ def plain_attention() -> Iterator[None]:
 
 def count_macs(model: nn.Module, example: torch.Tensor) -> int:
     """Multiply-accumulates of convolutions and matrix products, counted as the network runs the example."""
-    with torch.no_grad(), plain_attention(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), plain_attention(), plain_recurrence(), FlopCounterMode(display=False) as counter:
         model(example)
     return counter.get_total_flops() // 2
 

@@ -1,7 +1,16 @@
 """Networks by name: small-image families of attar's own, timm, torchvision, transformers, and the user's functions."""
 
 from attar.models.huggingface import configured
+from attar.models.recurrent import plain_recurrence
 from attar.models.registry import LIBRARIES, BuilderSpec, build, builders
 from attar.models.strided import SafeStridedConvolutions
 
-__all__ = ["LIBRARIES", "BuilderSpec", "SafeStridedConvolutions", "build", "builders", "configured"]
+__all__ = [
+    "LIBRARIES",
+    "BuilderSpec",
+    "SafeStridedConvolutions",
+    "build",
+    "builders",
+    "configured",
+    "plain_recurrence",
+]

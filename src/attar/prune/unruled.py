@@ -1,4 +1,4 @@
-"""Multiply-accumulates of operations that attar has no rule for, such as a GRU: what goes into them stays, so they are fixed."""
+"""Multiply-accumulates of operations that attar has no rule for, such as a GRU or LSTM: what they read stays, fixed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
+from attar.models import plain_recurrence
 from attar.prune.propagate import hints, number
 
 
@@ -15,7 +16,8 @@ def counted_macs(node: torch.fx.Node) -> int:
     """What torch counts where the operation alone is run, on zeros of the example's sizes; 0 where that cannot be done."""
     try:
         args, kwargs = tree_map(_zeros, (node.args, dict(node.kwargs)))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), FlopCounterMode(display=False) as counter:
+        apart = torch.random.fork_rng(devices=[])
+        with torch.no_grad(), apart, plain_recurrence(), FlopCounterMode(display=False) as counter:
             node.target(*args, **kwargs)  # type: ignore[operator]
     except Exception:  # an operation of a library may ask for more than sizes
         return 0

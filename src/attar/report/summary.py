@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attar.artifact.replay import plain_attention
+from attar.models import plain_recurrence
 
 MEBIBYTE = 1024**2
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -139,6 +140,7 @@ class Watch:
                 hook = self.finished(name)
                 stack.callback(module.register_forward_hook(hook).remove)
             stack.enter_context(plain_attention())
+            stack.enter_context(plain_recurrence())
             self.counter = stack.enter_context(
                 FlopCounterMode(
                     display=False, custom_mapping={torch.ops.aten.mv: mv_flops, torch.ops.aten.dot: dot_flops}
