@@ -9,7 +9,7 @@ from torch import nn
 from attar.models import build
 from attar.prune.coupling import couple_model
 from attar.prune.gradients import collect_gradients
-from attar.prune.importance import IMPORTANCES, Context, find_importance, score, unit_slices
+from attar.prune.importance import IMPORTANCES, Context, find_importance, score, unit_slices, wide
 from attar.prune.structure import Group, Member, Structure
 
 SIZE = 6
@@ -215,6 +215,37 @@ def test_gradients_are_collected_and_nothing_else_changes():
         collect_gradients(module, [], loss)
     with pytest.raises(ValueError, match="finite scalar"):
         collect_gradients(module, batches, lambda model, batch: model(batch[0]))
+
+
+@pytest.mark.parametrize("name", ["group_norm", "lamp", "taylor", "fisher"])
+@pytest.mark.parametrize("size", [1e-5, 1e3])
+def test_half_precision_neither_underflows_nor_overflows(network, name, size):
+    """Squares and products of float16 leave its range where the weights themselves are well within."""
+    structure, parameters = network
+    small = {key: (size * value).half() if value.is_floating_point() else value for key, value in parameters.items()}
+    full = {key: value.double() for key, value in small.items()}
+    found = score(structure, small, name, Context(small, small))[0]
+    assert torch.equal(found, score(structure, full, name, Context(full, full))[0])
+    assert found.unique().numel() == SIZE
+
+
+def test_float32_is_read_as_it_is(network):
+    _, parameters = network
+    assert wide(parameters["make.weight"]) is parameters["make.weight"]
+
+
+def test_gradients_of_half_precision_are_summed_in_float32():
+    torch.manual_seed(0)
+    module = nn.Linear(4, 2).bfloat16()
+    batches = [torch.randn(1, 4).bfloat16() for _ in range(2)]
+
+    def loss(model, batch):
+        return model(batch).float().square().mean()
+
+    few, many = collect_gradients(module, batches, loss), collect_gradients(module, batches * 400, loss)
+    assert many.squares["weight"].dtype == many.gradients["weight"].dtype == torch.float32
+    torch.testing.assert_close(many.squares["weight"], few.squares["weight"])
+    torch.testing.assert_close(many.gradients["weight"], few.gradients["weight"])
 
 
 def test_slices_line_up_whatever_the_order_of_the_indices():

@@ -28,7 +28,7 @@ def collect_gradients(
     The module is looked at in eval mode, so that dropout is off and running statistics stay; its mode and its
     parameters' `grad` are as before afterwards. The square is taken of each batch's gradient: batches of one sample
     give the diagonal of the empirical Fisher matrix exactly, larger ones an estimate that shrinks with the batch size
-    but ranks much alike.
+    but ranks much alike. Both are float32 at least, whatever the precision of the network.
 
     Args:
         batches: anything that `loss` understands; two or three hundred samples are plenty.
@@ -41,8 +41,8 @@ def collect_gradients(
     """
     parameters = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
     unique = list({id(p): p for p in parameters.values()}.values())
-    sums = {id(p): torch.zeros_like(p) for p in unique}
-    squares = {id(p): torch.zeros_like(p) for p in unique}
+    sums = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
+    squares = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
     count = 0
     with in_mode(module, False), SafeStridedConvolutions():
         for batch in batches:
@@ -51,7 +51,8 @@ def collect_gradients(
             if value.dim() or not torch.isfinite(value):
                 raise ValueError(f"the loss of batch {count} is {value.detach()!r}: gradients need a finite scalar")
             edges = [get_gradient_edge(parameter) for parameter in unique]
-            gradients = torch.autograd.grad([get_gradient_edge(value)], edges, allow_unused=True)
+            found = torch.autograd.grad([get_gradient_edge(value)], edges, allow_unused=True)
+            gradients = [None if gradient is None else gradient.to(_wide(gradient)) for gradient in found]
             merge([gradient for gradient in gradients if gradient is not None])
             for parameter, gradient in zip(unique, gradients):
                 if gradient is not None:
@@ -64,3 +65,8 @@ def collect_gradients(
         {name: squares[id(p)] / count for name, p in parameters.items()},
         seed,
     )
+
+
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    """The type to sum in: small addends vanish in sums of half precision, and squares underflow."""
+    return torch.promote_types(tensor.dtype, torch.float32)

@@ -59,7 +59,9 @@ def group_norm(parameters: Parameters, group: Group, context: Context) -> torch.
     Counts the weights of convolutions, linear layers and norms, on producing and reading sides, as
     `GroupMagnitudeImportance` of torch-pruning does (Fang et al. 2023, DepGraph).
     """
-    return _relative(_mean_over_weights(parameters, group, context, "square", lambda name: parameters[name].square()))
+    return _relative(
+        _mean_over_weights(parameters, group, context, "square", lambda name: wide(parameters[name]).square())
+    )
 
 
 def group_norm_l1(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
@@ -98,7 +100,7 @@ def fpgm(parameters: Parameters, group: Group, context: Context) -> torch.Tensor
 
 def lamp(parameters: Parameters, group: Group, context: Context) -> torch.Tensor:
     """Squared group norm over the sum of those that are no smaller in the group (Lee et al. 2021, LAMP)."""
-    norm = _mean_over_weights(parameters, group, context, "square", lambda name: parameters[name].square())
+    norm = _mean_over_weights(parameters, group, context, "square", lambda name: wide(parameters[name]).square())
     order = torch.argsort(norm, stable=True)
     rest = norm[order].flip(0).cumsum(0).flip(0)
     scores = torch.empty_like(norm)
@@ -121,7 +123,7 @@ def taylor(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     """
 
     def change(name: str) -> torch.Tensor:
-        return (parameters[name] * _gradient(context.gradients, name, "taylor")).abs()
+        return (wide(parameters[name]) * wide(_gradient(context.gradients, name, "taylor"))).abs()
 
     return _relative(_mean_over_weights(parameters, group, context, "change", change))
 
@@ -135,7 +137,7 @@ def fisher(parameters: Parameters, group: Group, context: Context) -> torch.Tens
     """
 
     def change(name: str) -> torch.Tensor:
-        return parameters[name].square() * _gradient(context.squares, name, "fisher")
+        return wide(parameters[name]).square() * wide(_gradient(context.squares, name, "fisher"))
 
     return _relative(_mean_over_weights(parameters, group, context, "change", change))
 
@@ -217,6 +219,11 @@ def weights(parameters: Parameters, group: Group) -> list[Member]:
     """
     present = [m for m in group.members if m.tensor in parameters and parameters[m.tensor].is_floating_point()]
     return [m for m in present if m.kind in WEIGHTED and not _is_bias(m.tensor)] or present
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """Numbers of half precision as float64, others as they are: squares of weights below 2e-4 are nothing in float16."""
+    return values.double() if values.element_size() < 4 else values
 
 
 def per_unit(along: torch.Tensor, member: Member, size: int) -> torch.Tensor:
