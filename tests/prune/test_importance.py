@@ -217,6 +217,23 @@ def test_gradients_are_collected_and_nothing_else_changes():
         collect_gradients(module, batches, lambda model, batch: model(batch[0]))
 
 
+def test_frozen_layers_have_gradients_and_stay_frozen():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    batches = [torch.randn(2, 4) for _ in range(3)]
+
+    def loss(model, batch):
+        return model(batch).square().mean()
+
+    wanted = collect_gradients(module, batches, loss).gradients
+    module[0].requires_grad_(False)
+    found = collect_gradients(module, batches, loss).gradients
+    assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    with pytest.raises(ValueError, match="finite scalar"):
+        collect_gradients(module, batches, lambda model, batch: model(batch))
+    assert [p.requires_grad for p in module.parameters()] == [False, False, True, True]
+
+
 @pytest.mark.parametrize("name", ["group_norm", "lamp", "taylor", "fisher"])
 @pytest.mark.parametrize("size", [1e-5, 1e3])
 def test_half_precision_neither_underflows_nor_overflows(network, name, size):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -26,7 +27,8 @@ def collect_gradients(
     """Mean gradients, and mean squared gradients, of the loss over the batches.
 
     The module is looked at in eval mode, so that dropout is off and running statistics stay; its mode and its
-    parameters' `grad` are as before afterwards. The square is taken of each batch's gradient: batches of one sample
+    parameters' `grad` and `requires_grad` are as before afterwards. Frozen parameters have gradients too: whether a unit
+    can go does not hang on whether it is trained. The square is taken of each batch's gradient: batches of one sample
     give the diagonal of the empirical Fisher matrix exactly, larger ones an estimate that shrinks with the batch size
     but ranks much alike. Both are float32 at least, whatever the precision of the network.
 
@@ -39,12 +41,16 @@ def collect_gradients(
     Raises:
         ValueError: no batch, or a loss that is not a finite scalar.
     """
-    parameters = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    parameters = {
+        name: p
+        for name, p in module.named_parameters(remove_duplicate=False)
+        if p.requires_grad or (p.is_floating_point() and not p.is_inference())
+    }
     unique = list({id(p): p for p in parameters.values()}.values())
     sums = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
     squares = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
     count = 0
-    with in_mode(module, False), SafeStridedConvolutions():
+    with in_mode(module, False), SafeStridedConvolutions(), _thawed(unique):
         for batch in batches:
             count += 1
             value = loss(module, batch)
@@ -65,6 +71,19 @@ def collect_gradients(
         {name: squares[id(p)] / count for name, p in parameters.items()},
         seed,
     )
+
+
+@contextmanager
+def _thawed(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """With gradients of frozen parameters too; they are frozen again after."""
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:
