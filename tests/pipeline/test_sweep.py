@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite_do_not_stop_the_rest(tmp_path):
     assert said.exit_code == 0, said.output
     points = json.loads((tmp_path / "sweep/sweep.json").read_text())["points"]
     broken, fine = points.values()
-    assert "are not finite" in broken["error"] and fine["done"]
+    assert "is not finite" in broken["error"] and fine["done"]
 
 
 def test_a_sweep_leaves_a_record_that_results_are_made_from(tmp_path, finished_runs):

@@ -14,6 +14,7 @@ from attar.train import (
     CheckpointError,
     Diverged,
     Machine,
+    NotFinite,
     TrainState,
     accuracy,
     fit,
@@ -154,6 +155,48 @@ def test_a_broken_model_is_not_saved(tmp_path, machine):
     with pytest.raises(CheckpointError, match=r"model/fc\.bias"):
         write_checkpoint(file, state.tensors(), {})
     assert not file.exists()
+
+
+class Masked(torch.nn.Module):
+    """A tied layer, and a mask of minus infinity as attention has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = self.second = torch.nn.Linear(8, 8)
+        self.last = torch.nn.Linear(8, 10)
+        self.register_buffer("mask", torch.full((8, 8), float("-inf")).triu(1))
+
+    def forward(self, x):
+        mixed = self.mask.softmax(-1) @ self.second(self.first(x[:, 0]).relu())
+        return self.last(mixed.mean(1))
+
+
+def test_tied_layers_and_masks_survive_a_checkpoint(digits, machine, tmp_path):
+    _, parts, views = digits
+    training = Training(epochs=0.2, batch=64, learning_rate=0.05, ema=0.9)
+    torch.manual_seed(0)
+    state = TrainState(Masked(), machine)
+    fit(state, from_labels, views, parts.train, training)
+    state.check_finite()
+    write_checkpoint(tmp_path / "c.safetensors", state.tensors(), {"position": state.numbers()})
+    tensors, numbers = read_checkpoint(tmp_path / "c.safetensors")
+    again = TrainState(Masked(), machine)
+    again.load(tensors, numbers["position"], training)
+    assert again.model.first.weight is again.model.second.weight
+    for one in (state, again):
+        fit(one, from_labels, views, parts.train, training)
+    assert same(weights(again), weights(state)) and same(again.ema, state.ema)
+    assert torch.equal(state.ema["mask"], state.model.mask)
+
+
+@pytest.mark.parametrize("name", ["model/conv1.weight", "model/bn1.running_var", "ema/fc.bias"])
+def test_infinite_weights_are_refused(machine, name):
+    state = fresh(machine)
+    state.begin(Training(epochs=1, ema=0.9))
+    state.check_finite()
+    state.tensors()[name].view(-1)[0] = float("inf")
+    with pytest.raises(NotFinite, match=f"{name} is not finite"):
+        state.check_finite()
 
 
 def test_damaged_checkpoints_are_named(tmp_path, machine):

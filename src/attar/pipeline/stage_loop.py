@@ -40,7 +40,8 @@ class StageLoop:
         self._saved_at = time.monotonic()
 
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment; raises NotFinite where training broke down."""
+        self.state.check_finite()
         self.session.folder.checkpoint(
             self.stage,
             {**self.state.tensors(), **self.tensors},
@@ -58,6 +59,7 @@ class StageLoop:
 
         Raises:
             Interrupted: Ctrl-C; a checkpoint was written.
+            NotFinite: training broke down.
         """
         interval = self.session.recipe.compute.checkpoint_seconds
         held_out: list[float | None] = []
@@ -87,6 +89,7 @@ class StageLoop:
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
+        self.state.check_finite()
         return held_out[-1] if held_out else self.held_out()
 
     def held_out(self) -> float | None:

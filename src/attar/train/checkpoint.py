@@ -31,13 +31,24 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], numbers: M
         numbers: what JSON can hold.
 
     Raises:
-        NotFinite: a tensor is not finite.
+        NotFinite: a tensor holds NaN.
     """
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.isnan().any()]
     if broken:
-        raise NotFinite(f"not written to {path}: {len(broken)} tensors are not finite, first {broken[0]}")
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        raise NotFinite(f"not written to {path}: {len(broken)} tensors hold NaN, first {broken[0]}")
+    plain = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     write_atomically(path, save(plain, metadata={"attar": json.dumps(numbers)}))
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tied tensors under each of their names: the network that reads them ties them again."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return apart
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from attar.recipe import Training
+from attar.train.checkpoint import NotFinite
 from attar.train.machine import Machine
 
+STATISTICS = ("running_mean", "running_var")
 Kept = Mapping[str, Sequence[tuple[int, torch.Tensor]]]
 """Tensor name -> (dimension, int64 indices that stay) for every dimension that a cut shortened."""
 
@@ -50,6 +52,8 @@ class TrainState:
         self.ema: dict[str, torch.Tensor] | None = None
         self.position = Position()
         self._named = dict(self.model.named_parameters())
+        self._masks: set[str] = set()
+        """Buffers that hold infinities, whose average would be NaN."""
 
     def begin(self, training: Training) -> None:
         """Set the optimiser and the moving average up for a call of the loop; what they gathered stays where it fits."""
@@ -61,6 +65,7 @@ class TrainState:
         elif self.ema is None:
             self.ema = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.position.updates = 0
+        self._masks = {name for name in _constants(self.model) if self.model.get_buffer(name).isinf().any()}
 
     def average_weight(self, decay: float) -> float:
         """What the weights of the next step count for in the average; early steps count more, so that it forgets the start."""
@@ -74,7 +79,7 @@ class TrainState:
         if self.ema is None:
             return
         now = self.model.state_dict()
-        names = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        names = [name for name, tensor in now.items() if tensor.is_floating_point() and name not in self._masks]
         average, weights = [self.ema[name] for name in names], [now[name] for name in names]
         if isinstance(weight, torch.Tensor):
             change = torch._foreach_sub(weights, average)
@@ -82,9 +87,8 @@ class TrainState:
             torch._foreach_add_(average, change)
         else:
             torch._foreach_lerp_(average, weights, weight)
-        for name, tensor in now.items():
-            if not tensor.is_floating_point():
-                self.ema[name].copy_(tensor)
+        for name in now.keys() - set(names):
+            self.ema[name].copy_(now[name])
 
     @contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
@@ -148,6 +152,17 @@ class TrainState:
             found["rng/mps"] = torch.mps.get_rng_state()
         return found
 
+    def check_finite(self) -> None:
+        """See that weights, running statistics, moments and averages are finite; other buffers may hold infinities (masks).
+
+        Raises:
+            NotFinite: naming the first that is not.
+        """
+        constants = _constants(self.model)
+        for name, tensor in self.tensors().items():
+            if tensor.is_floating_point() and name.partition("/")[2] not in constants and not tensor.isfinite().all():
+                raise NotFinite(f"training broke down: {name} is not finite")
+
     def structure(self) -> bytes:
         """Digest of the names and shapes of all weights, 32 bytes."""
         shapes = [(name, list(tensor.shape)) for name, tensor in self.model.state_dict().items()]
@@ -190,6 +205,11 @@ class TrainState:
             state = moments.get(name, {})
             if set(state) == wanted:  # another optimiser's moments mean nothing to this one
                 self.optimiser.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+
+
+def _constants(model: torch.nn.Module) -> set[str]:
+    """Names of all buffers but running statistics."""
+    return {name for name, _ in model.named_buffers(remove_duplicate=False) if not name.endswith(STATISTICS)}
 
 
 def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> torch.optim.Optimizer:
