@@ -11,7 +11,7 @@ def plain_recurrence() -> Iterator[None]:
     """Without oneDNN, whose LSTM torch's counter of FLOPs does not know and counts as nothing; its setting is restored."""
     mkldnn = torch.backends.mkldnn
     before = mkldnn.enabled  # `mkldnn.flags` would set, and warn of, TF32 as well
-    mkldnn.enabled = False
+    mkldnn.enabled = False  # type: ignore[assignment]
     try:
         yield
     finally:

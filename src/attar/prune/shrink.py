@@ -70,7 +70,8 @@ def shrunk(structure: Structure, kept: Kept, indices: Indices) -> Structure:
         (structure.params, structure.bytes, structure.macs),
         {number: mask.clone() for number, mask in kept.items()},
     )
-    return Structure(tuple(groups), *(_ShrunkTerms(terms, now, axes) for terms in old), structure.aliases)
+    params, size_on_disk, macs = (_ShrunkTerms(terms, now, axes) for terms in old)
+    return Structure(tuple(groups), params, size_on_disk, macs, structure.aliases)
 
 
 class _ShrunkTerms(Sequence[Term]):
