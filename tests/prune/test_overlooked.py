@@ -8,6 +8,7 @@ from torch import nn
 
 import attar
 from attar.prune import Pruner
+from attar.prune.proof import ProofError
 
 
 class Flagged(nn.Module):
@@ -77,3 +78,36 @@ def test_floors_hold_for_second_names_of_tensors():
     for share in ("90%", "75%"):  # the second step knows the names too
         pruner.step(attar.Budget(params=share))
     assert model.middle.out_channels >= 30
+
+
+class Logging(nn.Module):
+    """Reads a number while it trains, so that train mode cannot be captured; then runs more, of which eval mode has nothing."""
+
+    def __init__(self, extra: nn.Module) -> None:
+        super().__init__()
+        self.a, self.b, self.head, self.extra = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4), extra
+
+    def forward(self, x):
+        y = self.b(self.a(x).relu()).relu()
+        if not self.training:
+            return self.head(y)
+        if float(y.mean()) > 1e9:
+            print("odd")
+        return self.head(y), self.extra(y)
+
+
+def test_train_mode_that_cannot_be_captured_is_run_before_a_cut():
+    torch.manual_seed(0)
+    model, x = Logging(nn.Linear(16, 2)), torch.rand(2, 8)
+    before = [tensor.clone() for tensor in model.parameters()]
+    with pytest.raises(ProofError, match="does not run in train mode: RuntimeError: mat1 and mat2"):
+        attar.prune(model, x, attar.Budget(params="60%"))
+    assert all(map(torch.equal, before, model.parameters()))
+
+    model = Logging(nn.Sigmoid())  # takes any width
+    attar.prune(model, x, attar.Budget(params="60%"))
+    assert [tuple(y.shape)[0] for y in model.train()(x)] == [2, 2]
+
+    model = Logging(nn.Bilinear(1, 1, 1))  # never ran in train mode
+    attar.prune(model, x, attar.Budget(params="60%"))
+    assert model.b.out_features < 16

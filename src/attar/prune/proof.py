@@ -105,6 +105,7 @@ class Proof:
         full, left = full_tensors(twin, coupled, before, carried), coupled.label_kept(after)
         self._expected = self._masked(twin, full, left)
         self._trained = self._masked_training(twin, full, left)
+        self._trains = self._answers_in_training(twin) if captured.training is None else None
         self._twin: nn.Module | None = twin
 
     def candidate(self) -> nn.Module:
@@ -122,7 +123,26 @@ class Proof:
         if error <= TOLERANCE and self._coupled.captured.training is not None:
             trained = self._training_error(small)
             return error if trained <= TOLERANCE else trained
+        if error <= TOLERANCE and self._trains is not None:
+            self._run_in_training(small, self._trains)
         return error
+
+    def _answers_in_training(self, twin: nn.Module) -> int | None:
+        """How many tensors the uncut network answers with in train mode; None where it does not run so with the example."""
+        try:
+            return len(output(copied(twin), self._call, training=True))
+        except Exception:  # it may want targets, say: then nothing can be asked of the cut one either
+            return None
+
+    def _run_in_training(self, small: nn.Module, answers: int) -> None:
+        """See that a candidate whose train mode could not be captured runs in it all the same, as the uncut one does."""
+        try:
+            found = len(output(small, self._call, training=True))
+        except Exception as problem:
+            told = " ".join(str(problem).split())
+            raise RuntimeError(f"does not run in train mode: {type(problem).__name__}: {told}") from problem
+        if found != answers:
+            raise RuntimeError(f"answers with {found} tensors in train mode, and with {answers} before the cut")
 
     def _training_error(self, small: nn.Module) -> float:
         """The same in train mode; nothing where its answer is no measure: it draws numbers, or hangs on rounding."""
