@@ -8,6 +8,7 @@ from torch import nn
 
 import attar
 from attar.prune import Pruner
+from attar.prune.capture import in_mode
 from attar.prune.proof import ProofError
 
 
@@ -111,3 +112,44 @@ def test_train_mode_that_cannot_be_captured_is_run_before_a_cut():
     model = Logging(nn.Bilinear(1, 1, 1))  # never ran in train mode
     attar.prune(model, x, attar.Budget(params="60%"))
     assert model.b.out_features < 16
+
+
+class Merging(nn.Linear):
+    """Adds its low-rank part to its weight for eval mode, as loralib does."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.down, self.up = nn.Parameter(torch.randn(2, sizes[0])), nn.Parameter(torch.randn(sizes[1], 2))
+        self.merged = False
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.merged == mode:
+            self.weight.data += (-1 if mode else 1) * (self.up.data @ self.down.data)
+            self.merged = not mode
+        return self
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y if self.merged else y + x @ self.down.T @ self.up.T
+
+
+def test_what_train_does_beside_the_flag_is_undone_after_another_mode():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Merging(8, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 4)), torch.rand(2, 8)
+    model[2].eval()
+    for training in (False, True):
+        weight, merged = model[0].weight.detach().clone(), model[0].merged
+        with in_mode(model, training):
+            assert model[0].merged == (not training) and model[2].training == training
+        assert model.training and not model[2].training  # each module's own
+        assert not merged and not model[0].merged
+        assert torch.allclose(model[0].weight, weight, atol=1e-6)
+    model[0].eval()  # frozen, and merged, in a network that trains
+    with in_mode(model, True):
+        assert not model[0].merged
+    assert model.training and model[0].merged and not model[0].training
+    model.eval()
+    expected = model(x)
+    attar.couple(model, x)
+    assert model[0].merged and torch.allclose(model(x), expected, atol=1e-5)

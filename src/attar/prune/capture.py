@@ -88,12 +88,20 @@ def copied(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in train or eval mode inside, each back in its own mode after."""
+    """All modules in train or eval mode inside, each back in its own mode after.
+
+    By `train` on the way back too, as a module may do more there than set a flag: merge weights, say.
+    """
     before = {module: module.training for module in model.modules()}
+    root = model.training
     model.train(training)
     try:
         yield
     finally:
+        model.train(root)
+        for module, mode in before.items():  # from the outside in
+            if module.training != mode:
+                module.train(mode)
         for module, mode in before.items():
             module.training = mode
 
