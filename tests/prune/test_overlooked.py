@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -107,7 +109,7 @@ def test_train_mode_that_cannot_be_captured_is_run_before_a_cut():
 
     model = Logging(nn.Sigmoid())  # takes any width
     attar.prune(model, x, attar.Budget(params="60%"))
-    assert [tuple(y.shape)[0] for y in model.train()(x)] == [2, 2]
+    assert [len(y) for y in model.train()(x)] == [2, 2]
 
     model = Logging(nn.Bilinear(1, 1, 1))  # never ran in train mode
     attar.prune(model, x, attar.Budget(params="60%"))
@@ -153,3 +155,32 @@ def test_what_train_does_beside_the_flag_is_undone_after_another_mode():
     expected = model(x)
     attar.couple(model, x)
     assert model[0].merged and torch.allclose(model(x), expected, atol=1e-5)
+
+
+class Holding(nn.Module):
+    def __init__(self, held: object) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+        self.inner.held = held
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        y = self.inner(x)
+        if isinstance(self.inner.held, list):
+            self.inner.held[:] = [{"last": y}]
+        return self.head(y)
+
+
+def test_a_network_that_holds_activations_in_lists_and_dicts_is_cut():
+    torch.manual_seed(0)
+    model, x = Holding([]), torch.rand(2, 8)
+    model(x).sum().backward()
+    attar.prune(model, x, attar.Budget(params="60%"))
+    assert model.inner[0].out_features < 16
+
+
+def test_an_attribute_that_cannot_be_copied_is_named():
+    model = Holding(threading.Lock())
+    with pytest.raises(ValueError, match=r"Holding cannot be copied.*attribute 'held' of inner \(lock\).*TypeError"):
+        attar.prune(model, torch.rand(2, 8), attar.Budget(params="60%"))
+    assert model.inner[0].out_features == 16

@@ -18,7 +18,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
 from attar.prune import trace
-from attar.prune.modules import named_tensors
+from attar.prune.modules import all_modules, named_tensors
 
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -81,9 +81,34 @@ def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does."""
-    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf})
+    """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does.
+
+    Raises:
+        ValueError: something in it cannot be copied.
+    """
+    held = [leaf for module in model.modules() for leaf in tree_leaves(vars(module)) if isinstance(leaf, torch.Tensor)]
+    answers = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+    try:
+        return copy.deepcopy(model, dict(answers))
+    except Exception as error:
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied, which proving a cut takes: {_uncopied(model, answers)}"
+            f"{type(error).__name__}: {told:.300}"
+        ) from None
+
+
+def _uncopied(model: nn.Module, answers: dict[int, torch.Tensor]) -> str:
+    """The attribute that stops a copy, for a message; of the innermost module that has one."""
+    for path, module in reversed(all_modules(model).items()):
+        for name, value in vars(module).items():
+            if name == "_modules":
+                continue
+            try:
+                copy.deepcopy(value, dict(answers))
+            except Exception:
+                return f"attribute {name!r} of {path or 'the network'} ({type(value).__name__}) stands in the way; "
+    return ""
 
 
 @contextmanager
