@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import attar
-from attar.prune import Pruner
+from attar.prune import CaptureError, Pruner
 from attar.prune.capture import in_mode
 from attar.prune.proof import ProofError
 
@@ -184,3 +184,40 @@ def test_an_attribute_that_cannot_be_copied_is_named():
     with pytest.raises(ValueError, match=r"Holding cannot be copied.*attribute 'held' of inner \(lock\).*TypeError"):
         attar.prune(model, torch.rand(2, 8), attar.Budget(params="60%"))
     assert model.inner[0].out_features == 16
+
+
+class Branching(nn.Sequential):
+    def forward(self, x):
+        return super().forward(torch.cond(x.sum() > 0, lambda t: t + 1, lambda t: t - 1, (x,)))
+
+
+def test_what_cannot_be_followed_is_named():
+    parts, x = [nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)], torch.rand(2, 8)
+    with pytest.raises(CaptureError, match="cond runs code of its own"):
+        attar.couple(Branching(*parts), x)
+    scripted = torch.jit.script(nn.Sequential(*parts))
+    with pytest.raises(CaptureError, match=r"the network is TorchScript \(RecursiveScriptModule\)"):
+        attar.couple(scripted, x)
+    with pytest.raises(CaptureError, match=r"0 is TorchScript \(TopLevelTracedModule\)"):
+        attar.couple(nn.Sequential(torch.jit.trace(nn.Sequential(*parts), x), nn.ReLU()), x)
+    with pytest.raises(ValueError, match="floor inf: give a number of units"):
+        attar.prune(nn.Sequential(*parts), x, attar.Budget(params="60%"), floors=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("dims", "resize"),
+    [
+        (3, nn.Upsample(scale_factor=2)),
+        (3, nn.Upsample(scale_factor=2, mode="trilinear")),
+        *((dims, nn.Upsample(scale_factor=2, mode="nearest-exact")) for dims in (1, 2, 3)),
+        (3, nn.AdaptiveMaxPool3d(2)),
+    ],
+)
+def test_resizing_keeps_channels_apart(dims, resize):
+    torch.manual_seed(0)
+    conv = getattr(nn, f"Conv{dims}d")
+    model = nn.Sequential(conv(2, 8, 1), resize, nn.ReLU(), conv(8, 4, 1))
+    pruner = Pruner(model, torch.rand(2, 2, *[4] * dims))
+    assert not pruner.reports
+    assert pruner.step(attar.Budget(params="70%")).proof < 1e-10
+    assert model[0].out_channels < 8

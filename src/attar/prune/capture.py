@@ -165,6 +165,7 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
         CaptureError: `torch.export` cannot follow the network's code in eval mode, or the network cannot be run with the example.
     """
     call = split_example(example)
+    _check_python(model)
     sizes = [tuple(leaf.shape) for leaf in tree_leaves(call) if _batched(leaf)]
     if sizes and not any(size[0] for size in sizes):
         raise CaptureError(
@@ -176,6 +177,16 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
     except CaptureError:
         _check_runs(model, call)  # if the network does not even run, that is what the user must know
         raise
+
+
+def _check_python(model: nn.Module) -> None:
+    """Raise CaptureError for TorchScript, whose code is no Python that could be followed, and whose numbers cannot be mended."""
+    for path, module in all_modules(model).items():
+        if isinstance(module, torch.jit.ScriptModule) and (not path or next(module.parameters(), None) is not None):
+            raise CaptureError(
+                f"{path or 'the network'} is TorchScript ({type(module).__name__}), which attar cannot cut: give the "
+                "module that it was made of, and script or trace it after"
+            )
 
 
 def _check_runs(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:

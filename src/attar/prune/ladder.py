@@ -137,7 +137,9 @@ def _floor(floor: Floor, size: int) -> int:
             share = -1.0
     elif isinstance(floor, float) and floor < 1:
         share = floor
-    elif isinstance(floor, int | float) and not isinstance(floor, bool) and floor >= 0 and floor == int(floor):
+    elif (
+        isinstance(floor, int | float) and not isinstance(floor, bool) and 0 <= floor < math.inf and floor == int(floor)
+    ):
         return int(floor)
     if share is None or not 0 <= share <= 1:
         raise ValueError(f"floor {floor!r}: give a number of units, or a share such as 0.25 or '25%'")

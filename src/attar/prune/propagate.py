@@ -130,14 +130,20 @@ RULES: dict[str, Rule] = {
             "adaptive_avg_pool3d",
             "adaptive_max_pool1d",
             "adaptive_max_pool2d",
+            "adaptive_max_pool3d",
             "max_pool2d_with_indices",
             "upsample_nearest1d",
             "upsample_nearest2d",
+            "upsample_nearest3d",
+            "_upsample_nearest_exact1d",
+            "_upsample_nearest_exact2d",
+            "_upsample_nearest_exact3d",
             "upsample_bilinear2d",
             "upsample_bicubic2d",
             "_upsample_bilinear2d_aa",
             "_upsample_bicubic2d_aa",
             "upsample_linear1d",
+            "upsample_trilinear3d",
         ],
         rules.spatial,
     ),
@@ -196,6 +202,10 @@ class Walk:
                     self.labels.fix(plane.ids, "output")
 
     def _call(self, node: torch.fx.Node) -> Any:
+        if any(source.op == "get_attr" for source in node.all_input_nodes):
+            raise CaptureError(
+                f"{place(node)} runs code of its own, such as one of two branches, which attar cannot follow"
+            )
         fake = node.meta.get("val")
         args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
         if getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], list):
