@@ -38,6 +38,15 @@ def test_measures_in_eval_mode_at_the_batch_and_threads_it_states():
         measure_latency(module, torch.ones(2, 3), batch=0)
 
 
+def test_an_example_without_a_shared_batch_is_measured_as_it_stands():
+    module = Watched()
+    example = (torch.ones(2, 3), torch.ones(4, 2, 1))
+    measure_latency(module, example, repeats=1)
+    assert module.calls[-1][0] == (2, 3)
+    with pytest.raises(ValueError, match="share no first dimension"):
+        measure_latency(module, example, batch=2)
+
+
 @pytest.fixture
 def task():
     """A machine whose latency is 10 ms + 1 ns a MAC."""

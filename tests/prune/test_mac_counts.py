@@ -86,6 +86,23 @@ def test_an_lstm_counts_its_matrix_products() -> None:
     assert torch.backends.mkldnn.enabled == enabled
 
 
+class Compared(nn.Module):
+    """Images, and words of their own number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.word = nn.Linear(12, 6), nn.Linear(5, 6)
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return self.image(x) @ self.word(words).T
+
+
+@pytest.mark.parametrize(("images", "words"), [(1, 100), (2, 7), (7, 2)])
+def test_a_call_whose_inputs_share_no_batch_is_one_sample(images: int, words: int) -> None:
+    example = (torch.randn(images, 12), torch.randn(words, 5))
+    assert count_macs(Compared(), example) == images * 12 * 6 + words * 5 * 6 + images * 6 * words
+
+
 class LowRank(nn.Module):
     """A weight that is the product of two: computed once, whatever the batch."""
 

@@ -86,7 +86,10 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, example_inputs: Example) -> int:
-    """Multiply-accumulates of one sample in convolutions, linear layers and matrix products."""
+    """Multiply-accumulates of one sample in convolutions, linear layers and matrix products.
+
+    Dimension 0 of every tensor in `example_inputs` is the batch; where tensors differ in it, the whole call is one sample.
+    """
     return costs(couple_model(model, example_inputs).structure)["macs"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from attar.prune.batch import shared_batch
 from attar.prune.capture import Captured, Example, capture
 from attar.prune.labels import Labels, Plane, Value
 from attar.prune.modules import all_modules, named_tensors
@@ -286,10 +287,13 @@ def _tensor_terms(
 
 
 def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
-    """One term for each contraction of the eval graph, for one sample; what is done once for a batch counts whole."""
+    """One term for each contraction of the eval graph, for one sample; what is done once for a batch counts whole.
+
+    Where inputs do not share their first dimension, nothing says what a sample is: the whole call is one.
+    """
     found = [value for node, value in walk.values.items() if node.name in walk.graph.inputs]
     inputs = [value for value in found if isinstance(value, Value) and value.shape]
-    batch = max((value.shape[0] for value in inputs), default=1)
+    batch = shared_batch(value.shape for value in inputs) or 1
     known = any(value.free for value in inputs)  # else nothing tells which operations have a batch
     terms = []
     for node, call in walk.calls.items():

@@ -76,7 +76,8 @@ class Pruner:
 
     Args:
         model: cut in place. Parameters stay the same objects.
-        example_inputs: a tensor, a tuple of arguments or a dict of keywords that `model` can be called with.
+        example_inputs: a tensor, a tuple of arguments or a dict of keywords that `model` can be called with. Dimension 0 of
+            every tensor is the batch, and costs are those of one sample; where tensors differ in it, the whole call is one.
         importance: a name in `attar.prune.importance.IMPORTANCES`, `package.module:function`, or a function (parameters, group,
             context) -> (size,).
         allocation: `even`, `global` or `isomorphic`.

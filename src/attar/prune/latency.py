@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from attar.prune.allocation import BudgetError, choose, smallest
+from attar.prune.batch import shared_batch
 from attar.prune.capture import Example, in_mode, split_example
 from attar.prune.cost import CostModel
 from attar.prune.structure import Kept, Structure
@@ -45,18 +46,19 @@ def measure_latency(
 
     Args:
         module: put into eval mode while it is measured; its mode is restored.
-        example: a tensor, a tuple of arguments or a dict of keywords; of tensors, the first sample is repeated.
+        example: a tensor, a tuple of arguments or a dict of keywords; of tensors, the first sample is repeated. Where they
+            do not share their first dimension, the example is one sample and is taken as it stands.
         batch: samples in the batch.
         threads: CPU threads to compute with; the process's setting is restored.
         repeats: timed passes, after a fifth as many untimed ones.
 
     Raises:
-        ValueError: a batch, threads or repeats below 1.
+        ValueError: a batch, threads or repeats below 1, or a batch above 1 of an example whose tensors do not share one.
     """
     for name, value in (("batch", batch), ("threads", threads), ("repeats", repeats)):
         if value < 1:
             raise ValueError(f"{name}={value}: give at least 1")
-    arguments, keywords = tree_map(lambda leaf: _batched(leaf, batch), split_example(example))
+    arguments, keywords = _batched(split_example(example), batch)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -172,8 +174,20 @@ def _seconds(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
     return time.perf_counter() - start
 
 
-def _batched(leaf: Any, batch: int) -> Any:
-    """A tensor's first sample repeated `batch` times; anything without a batch dimension as it is."""
-    if isinstance(leaf, torch.Tensor) and leaf.dim():
-        return leaf[:1].expand(batch, *leaf.shape[1:]).contiguous()
-    return leaf
+def _batched(call: tuple[Any, Any], batch: int) -> tuple[Any, Any]:
+    """The call with each tensor's first sample repeated `batch` times; as it is where its tensors share no batch."""
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(call) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    if shared_batch(shapes) is None:
+        if shapes and batch > 1:
+            raise ValueError(
+                f"batch={batch}: the example's tensors have the shapes {', '.join(map(str, shapes))}; they share no first "
+                "dimension that could be made longer; measure with batch=1, which takes the example as it stands"
+            )
+        return call
+
+    def repeated(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor) and leaf.dim():
+            return leaf[:1].expand(batch, *leaf.shape[1:]).contiguous()
+        return leaf
+
+    return tree_map(repeated, call)

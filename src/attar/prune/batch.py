@@ -1,0 +1,11 @@
+"""Which dimension of a call's tensors is the batch: the first, where all of them share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def shared_batch(shapes: Iterable[Sequence[int]]) -> int | None:
+    """The length of the first dimension of all shapes; None where it differs, or no shape has one. Scalars have no say."""
+    lengths = {shape[0] for shape in shapes if len(shape)}
+    return lengths.pop() if len(lengths) == 1 else None
