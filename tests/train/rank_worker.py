@@ -72,6 +72,16 @@ def normed(ranks: Ranks) -> list[torch.Tensor]:
     return found
 
 
+def plainly_normed(ranks: Ranks) -> list[torch.Tensor]:
+    """Outputs and running statistics of batch norms as captured graphs and code of one's own call them."""
+    whole, found = torch.randn(7, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64), []
+    aten = torch.ops.aten.batch_norm
+    for call in (torch.batch_norm, aten.default, aten):
+        weight, bias, mean, variance = torch.tensor([[1, 2, 3], [4, 5, 6], [0, 0, 0], [1, 1, 1]], dtype=torch.float64)
+        found += [call(ranks.share(whole), weight, bias, mean, variance, True, 0.1, 1e-5, True), mean, variance]
+    return found
+
+
 def gradients(ranks: Ranks) -> list[torch.Tensor]:
     """Gradients and their squares, batch by batch, each batch shared."""
     views, samples = digits()
@@ -125,7 +135,7 @@ def main(out: Path) -> None:
     ranks = Ranks.here()
     with ranks.connected(cuda=False):
         with RankNorm(ranks):
-            norms = normed(ranks)
+            norms, plain_norms = normed(ranks), plainly_normed(ranks)
         told = ranks.tell(lambda: ({"a": torch.arange(3)}, {"rank": ranks.rank}))
         by_memory = trained(ranks)
         ways = [mail.fits(torch.zeros(1)) for mail in ranks._freights.values()]
@@ -135,6 +145,7 @@ def main(out: Path) -> None:
             "trained by gloo": trained(ranks),
             "gradients' ways": ways,
             "normed": norms,
+            "plainly normed": plain_norms,
             "gradients": gradients(ranks),
             "in memory": outputs(ranks, None),
             "stored": outputs(ranks, out / "pools"),

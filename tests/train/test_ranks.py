@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_worker import gradients, normed, outputs, trained
+from rank_worker import gradients, normed, outputs, plainly_normed, trained
 
 from attar.distil import kept_pools
 from attar.recipe import Compute
@@ -93,11 +93,12 @@ def test_ranks_stay_the_same_bits(ranks):
     assert first["said"] == second["said"]
 
 
-def test_batch_norm_is_of_the_whole_batch(ranks):
+@pytest.mark.parametrize(("how", "alone"), [("normed", normed), ("plainly normed", plainly_normed)])
+def test_batch_norm_is_of_the_whole_batch(ranks, how, alone):
     """Outputs and gradients of x are shared out, gradients of the parameters summed, running statistics equal."""
-    expected = normed(ALONE)
+    expected = alone(ALONE)
     for number, tensor in enumerate(expected):
-        parts = [rank["normed"][number] for rank in ranks]
+        parts = [rank[how][number] for rank in ranks]
         found = torch.cat(parts) if tensor.dim() > 1 else parts[1]
         torch.testing.assert_close(found, tensor, rtol=1e-9, atol=1e-12)
 
