@@ -104,6 +104,33 @@ def test_a_resumed_training_ends_in_the_same_bits(digits, machine, tmp_path, opt
     assert state.position == straight.position
 
 
+class Late(torch.nn.Module):
+    """A branch that sits the first steps out, as stochastic depth has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch, self.steps = torch.nn.Linear(64, 10), torch.nn.Linear(64, 10), 0
+
+    def forward(self, x):
+        x, self.steps = x.flatten(1), self.steps + 1
+        return self.first(x) + self.branch(x) if self.steps > 3 else self.first(x)
+
+
+def test_a_parameter_may_get_its_first_gradient_later_than_others(digits, machine):
+    _, parts, views = digits
+    training = Training(epochs=0.3, batch=64, learning_rate=0.05)
+    state = TrainState(Late(), machine)
+    fit(state, from_labels, views, parts.train, training)
+    whole = state.tensors()
+    assert whole["moment/branch.weight/momentum_buffer"].any()
+    # a checkpoint of an attar that kept no moments of a parameter without gradients
+    old = {name: tensor for name, tensor in whole.items() if not name.startswith("moment/branch")}
+    state = TrainState(Late(), machine)
+    state.load(old, {}, training)
+    fit(state, from_labels, views, parts.train, training)
+    assert state.tensors()["moment/branch.weight/momentum_buffer"].any()
+
+
 def test_the_loop_learns_and_reports(digits, machine):
     data, parts, views = digits
     state = fresh(machine, width=16)

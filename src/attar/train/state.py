@@ -205,6 +205,9 @@ class TrainState:
             state = moments.get(name, {})
             if set(state) == wanted:  # another optimiser's moments mean nothing to this one
                 self.optimiser.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
+            elif self.optimiser.defaults.get("momentum") and parameter.requires_grad:
+                # what SGD would begin with by itself; but fused, it refuses a parameter that begins later than others
+                self.optimiser.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter).detach()}
 
 
 def _constants(model: torch.nn.Module) -> set[str]:
