@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DIGITS
+import torch
+from conftest import DIGITS, SMALL
 from safetensors.torch import load_file
 
 from attar.pipeline import folder as folder_module
+from attar.pipeline import run
 from attar.pipeline.folder import RunError, RunFolder
 from attar.recipe import load_recipe
 
@@ -187,6 +189,18 @@ def test_a_line_torn_off_the_log_is_passed_over(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"loss": 1.0}\n{"stage": "dis\n{"loss": 0.5}\n')
     with pytest.raises(ValueError, match=r"Unterminated string|control character"):
         RunFolder(tmp_path).metrics()
+
+
+def test_a_run_with_dropout_stopped_between_stages_ends_in_the_same_bits(tmp_path):
+    network = "student.arguments={widths=[8,8,8],hidden=16,size=8,dropout=0.2}"
+    recipe = load_recipe(DIGITS, (*SMALL, "student.model=cnn5", network, "prune.final.epochs=0.1"))
+    run(recipe, tmp_path / "straight", until="prune")
+    run(recipe, tmp_path / "stopped", until="distil")
+    torch.rand(7)  # another process starts from other generators
+    run(recipe, tmp_path / "stopped", until="prune")
+    for stage in ("distil", "prune"):
+        one, other = (load_file(tmp_path / name / f"{stage}.safetensors") for name in ("straight", "stopped"))
+        assert all(one[name].equal(other[name]) for name in one), stage
 
 
 def test_a_folder_in_use_is_refused(recipe, tmp_path):

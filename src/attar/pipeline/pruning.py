@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -77,6 +78,8 @@ def prune(session: Session) -> None:
         pruner.model.load_state_dict(weights)
         state = TrainState(pruner.model, session.machine)
         state.position.epoch = distilled["epoch"]  # go on with views that the student has not seen
+        # a start that found the student distilled drew other numbers than one that distilled it: dropout draws on
+        torch.manual_seed(zlib.crc32(f"{session.recipe.seed} prune".encode()))
         start = {"step": 0, **_facts(pruner)}
         first, pending = (0, start) if settings.sparse else (1, None)
         frontier = [] if settings.sparse else [{**start, "held_out": distilled["held_out"]}]
