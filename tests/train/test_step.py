@@ -1,5 +1,8 @@
 """The step with its inputs in buffers, as a GPU records it, must be the plain step; recorded where there is a GPU."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +77,34 @@ def test_a_step_that_cannot_be_recorded_goes_on_unrecorded(monkeypatch):
 
 def _broken() -> None:
     raise RuntimeError("not permitted when capturing\nmore about it")
+
+
+@pytest.mark.parametrize(
+    ("draw", "what"),
+    [
+        (lambda: torch.rand(3).tolist(), "torch's generator of the CPU"),
+        (random.random, "Python's random"),
+        (np.random.random, "numpy's random"),
+    ],
+)
+def test_a_step_that_decides_by_numbers_of_the_host_is_not_recorded(monkeypatch, draw, what):
+    """A graph would repeat the decision that was made while it was recorded."""
+    drawn = []
+
+    def recorded(compute, stream):
+        drawn.append(draw())
+        return Played(compute)
+
+    monkeypatch.setattr(step, "_recorded", recorded)
+    before = Played.replays
+    plain, refused = (trained("cpu", "sgd", buffered, monkeypatch) for buffered in (False, True))
+    same(refused, plain, 1e-3)
+    assert Played.replays == before
+    assert refused[2] == [
+        f"the step cannot be recorded as a CUDA graph (it draws from {what}, and every replay would do what was drawn once); "
+        "it runs unrecorded"
+    ]
+    assert drawn == [draw()]  # as if nothing had been drawn
 
 
 class Played:

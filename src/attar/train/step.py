@@ -8,6 +8,8 @@ Elsewhere the same code reads the same inputs as they are. Recording has not run
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -143,15 +145,35 @@ class Step:
 
     def _record(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
+        before = _host_generators()
         try:
-            self._graph = _recorded(self._compute, self._stream)
+            graph = _recorded(self._compute, self._stream)
+            now = _host_generators()
+            if drew := [name for name, (place, _) in before.items() if now[name][0] != place]:
+                raise RuntimeError(f"it draws from {drew[0]}, and every replay would do what was drawn once")
+            self._graph = graph
         except RuntimeError as error:
+            for _, restore in before.values():  # the step is taken yet
+                restore()
             self._buffered = False
             self._inputs.pop("outputs", None)
             cause = error.__context__ or error  # what went wrong in the step makes the end of its recording fail, too
             self.tell(
                 f"the step cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]:.200}); it runs unrecorded"
             )
+
+
+def _host_generators() -> dict[str, tuple[Any, Callable[[], None]]]:
+    """Of each generator of random numbers on the host, by name: where it stands, and what brings it back there."""
+    cpu, python, numpy = torch.get_rng_state(), random.getstate(), sys.modules.get("numpy")
+    found: dict[str, tuple[Any, Callable[[], None]]] = {
+        "torch's generator of the CPU": (cpu.tolist(), lambda: torch.set_rng_state(cpu)),
+        "Python's random": (python, lambda: random.setstate(python)),
+    }
+    if numpy is not None:
+        name, keys, *rest = state = numpy.random.get_state()
+        found["numpy's random"] = (name, keys.tobytes(), *rest), lambda: numpy.random.set_state(state)
+    return found
 
 
 _FAILED: list[torch.cuda.CUDAGraph] = []
