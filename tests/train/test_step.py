@@ -1,6 +1,8 @@
 """The step with its inputs in buffers, as a GPU records it, must be the plain step; recorded where there is a GPU."""
 
 import random
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,33 @@ def test_a_step_that_cannot_be_recorded_goes_on_unrecorded(monkeypatch):
 
 def _broken() -> None:
     raise RuntimeError("not permitted when capturing\nmore about it")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_after_a_failed_recording_another_one_ends_and_the_stream_is_left(monkeypatch, again):
+    """Without that torch 2.11 takes its generator for recorded. `again`: the other one fails as well."""
+    ended, streams, here = [], [], SimpleNamespace(device="cpu", device_index=0)
+
+    @contextmanager
+    def graph(made, pool=None, stream=None):
+        yield
+        if again:
+            raise RuntimeError("broken")
+        ended.append(stream)
+
+    for name, value in {
+        "CUDAGraph": object, "current_stream": lambda: here, "graph_pool_handle": lambda: (0, 1), "graph": graph,
+        "set_stream": streams.append,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda device, pool: None, raising=False)
+
+    def compute():
+        raise RuntimeError("not permitted when capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        step._recorded(compute, "stream")
+    assert ended == ([] if again else ["stream"]) and streams == [here]
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,13 @@ def _recorded(compute: Callable[[], None], stream: torch.cuda.Stream | None) -> 
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             compute()
     except RuntimeError:
-        _FAILED.append(graph)
-        torch.cuda.set_stream(here)
+        spare = torch.cuda.CUDAGraph()
+        _FAILED.extend((graph, spare))
         with suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(here.device_index, pool)
+        # up to 2.11 the generator takes itself for recorded, and eager dropout raises, until a recording ends well
+        with suppress(RuntimeError), torch.cuda.graph(spare, stream=stream):
+            torch.zeros((), device=here.device)
+        torch.cuda.set_stream(here)
         raise
     return graph
