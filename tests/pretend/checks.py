@@ -75,7 +75,9 @@ def test_a_dry_run(device, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_device", lambda asked: device)
     monkeypatch.setattr(Machine, "buffered", property(lambda self: True))
     before = Played.replays
-    found = rehearse(load_recipe(DIGITS, RECIPE), tmp_path / "run")
+    shape = "{ widths = [4, 4, 4], hidden = 8, size = 8 }"
+    small = [f"{who}.{key}" for who in ("teacher", "student") for key in ("model=cnn5", f"arguments={shape}")]
+    found = rehearse(load_recipe(DIGITS, (*RECIPE, *small)), tmp_path / "run")
     assert Played.replays > before
     assert found.planned is not None and min(found.seconds.values()) > 0
 
