@@ -16,6 +16,21 @@ class Stopped(Exception):
     pass
 
 
+@pytest.fixture
+def stops(monkeypatch):
+    """The first training of the stage prune is stopped; filled when that has happened."""
+    happened, fit = [], stage_loop.StageLoop.fit
+
+    def stopping(loop, *arguments, **keywords):
+        if loop.stage == "prune" and not happened:
+            happened.append(1)
+            raise Stopped
+        return fit(loop, *arguments, **keywords)
+
+    monkeypatch.setattr(stage_loop.StageLoop, "fit", stopping)
+    return happened
+
+
 def written(folder):
     return [(folder / "artifact" / name).read_text() for name in ("report.md", "report.html")]
 
@@ -33,9 +48,9 @@ def test_a_limit_in_seconds_is_held_and_told(tmp_path):
     assert run(recipe, tmp_path / "run")["budget_latency"] == told  # measured once
 
 
-def test_a_share_is_of_the_whole_network_though_the_run_was_stopped(tmp_path, monkeypatch):
+def test_a_share_is_of_the_whole_network_though_the_run_was_stopped(tmp_path, monkeypatch, stops):
     """A clock that the test holds: a microsecond a parameter and an image of the batch."""
-    measured, stops = [], []
+    measured = []
 
     def clock(module, example, batch, threads):
         measured.append((sum(parameter.numel() for parameter in module.parameters()), batch, threads))
@@ -45,16 +60,8 @@ def test_a_share_is_of_the_whole_network_though_the_run_was_stopped(tmp_path, mo
     def late_clock(*how):
         return replace(clock(*how), seconds=5.0)
 
-    def stopping(loop, *arguments, **keywords):
-        if loop.stage == "prune" and not stops:
-            stops.append(1)
-            raise Stopped
-        return fit(loop, *arguments, **keywords)
-
-    fit = stage_loop.StageLoop.fit
     monkeypatch.setattr(engine, "measure_latency", clock)
     monkeypatch.setattr(finish, "measure_latency", late_clock)
-    monkeypatch.setattr(stage_loop.StageLoop, "fit", stopping)
     share = ("prune.budget.params=100%", 'prune.budget.latency="60%"', "prune.budget.batch=4")
     recipe = load_recipe(DIGITS, (*SMALL, *share))
     with pytest.raises(Stopped):
@@ -80,22 +87,14 @@ def test_seconds_that_no_network_keeps_are_refused_before_training(tmp_path, lim
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
-def test_a_machine_that_turned_slow_does_not_spoil_a_run_under_way(tmp_path, monkeypatch):
+def test_a_machine_that_turned_slow_does_not_spoil_a_run_under_way(tmp_path, monkeypatch, stops):
     """The smallest is measured again until pruning begins; after that a step that misses its limit tells the final one."""
-    seconds, stops = [1.0], []
+    seconds = [1.0]
 
     def clock(module, example, batch, threads):
         return Latency(seconds[-1], 0, 1, batch, threads, 1)
 
-    def stopping(loop, *arguments, **keywords):
-        if loop.stage == "prune" and not stops:
-            stops.append(1)
-            raise Stopped
-        return fit(loop, *arguments, **keywords)
-
-    fit = stage_loop.StageLoop.fit
     monkeypatch.setattr(engine, "measure_latency", clock)
-    monkeypatch.setattr(stage_loop.StageLoop, "fit", stopping)
     recipe = load_recipe(DIGITS, (*SMALL, 'prune.budget.latency="2s"'))
     with pytest.raises(Stopped):
         run(recipe, tmp_path / "run")
