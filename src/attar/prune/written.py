@@ -90,14 +90,16 @@ def read_graph(entries: Any) -> torch.fx.Graph:
     """
     graph = torch.fx.Graph()
     places: dict[str, torch.fx.Node] = {}
-    inputs = ["self"]
+    inputs = {"self"}
     try:
         for entry in entries:
             target = _target(entry["op"], entry["target"])
             args, kwargs = _read(entry["args"], places), _read(entry["kwargs"], places)
-            inputs += [target] if entry["op"] == "placeholder" else []
-            if not _is_name(entry["name"]) or entry["name"] in places or len(set(inputs)) < len(inputs):
+            twice = entry["name"] in places or (entry["op"] == "placeholder" and target in inputs)
+            if twice or not _is_name(entry["name"]):
                 raise ValueError(f"{entry['name']!r} is no name, or given twice")
+            if entry["op"] == "placeholder":
+                inputs.add(target)
             places[entry["name"]] = graph.create_node(entry["op"], target, tuple(args), kwargs, entry["name"])
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None
