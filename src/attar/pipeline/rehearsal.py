@@ -44,7 +44,7 @@ class Rehearsal:
     """What takes time -> estimated seconds on this machine. Evaluations, cuts with their proofs, and exports come on top."""
     planned: Planned | None = None
     """The last step's cut, done at once on the student as it is now."""
-    ranked_by: str = ""
+    ranked_by: str = "random weights"
     """Which weights these are: `random weights`, `student.weights` or `the distilled weights`."""
 
 
@@ -76,9 +76,9 @@ def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> No
     if session.folder.finished("distil"):
         pruner.model.load_state_dict(session.folder.result("distil")[0])
         found.ranked_by = "the distilled weights"
-    else:
+    elif session.recipe.student.weights is not None:
         pruner.model.load_state_dict(initial(session, session.recipe.student).state_dict())
-        found.ranked_by = "student.weights" if session.recipe.student.weights is not None else "random weights"
+        found.ranked_by = "student.weights"
     session.machine.place(pruner.model)  # where gradients are computed; cuts are planned and proved on the CPU
     context = gradients(session, pruner, from_labels)()
     pruner.model.to("cpu")
