@@ -79,7 +79,9 @@ def view_outputs(session: Session, write: bool | None = None) -> ViewOutputs:
     outputs = ViewOutputs(
         session.student_views, session.split.train, _teacher(session), coding, temperature, pool, tell, together
     )
-    outputs.check_stored()
+    if pool is not None and pool.key not in session.compared:
+        outputs.check_stored()
+        session.compared.add(pool.key)
     return outputs
 
 

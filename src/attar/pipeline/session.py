@@ -41,6 +41,8 @@ class Session:
     """The engine on a fresh student, once the check before the run has made it: capturing takes seconds."""
     shipped: list[ShippedOutputs] = field(default_factory=list)
     """The file in the teacher's place, once it is read and checked."""
+    compared: set[str] = field(default_factory=set)
+    """Keys of the pools that were held against the live teacher: once a run, not in every stage."""
 
     @cached_property
     def views(self) -> Views:
