@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from conftest import DIGITS, SMALL
+from small_runs import DIGITS, SMALL
 
 from attar.pipeline import finish, run, stage_loop
 from attar.prune import BudgetError, engine

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
+from small_runs import SMALL
 
 from attar.artifact import verify
 from attar.pipeline import stage_loop

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import DIGITS, SMALL
 from safetensors.torch import load_file
+from small_runs import DIGITS, SMALL
 from typer.testing import CliRunner
 
 from attar.cli.app import app

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import DIGITS, SMALL
+from small_runs import DIGITS, SMALL
 
 from attar.pipeline import folder as folder_module
 from attar.pipeline import run

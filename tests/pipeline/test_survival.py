@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DIGITS, SMALL
 from safetensors.torch import load_file
+from small_runs import DIGITS, SMALL
 
 from attar.pipeline import folder as folder_module
 from attar.pipeline import run

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from command_line import attar
-from conftest import DIGITS, SMALL
+from small_runs import DIGITS, SMALL
 from test_record import results
 
 from attar.pipeline import stage_loop

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from command_line import attar
-from conftest import DIGITS, SMALL
+from small_runs import DIGITS, SMALL
 
 from attar.artifact import verify
 from attar.pipeline import environment, run

@@ -11,7 +11,7 @@ sys.path[:0] = [str(TESTS / "prune"), str(TESTS / "train")]
 
 from awkward_networks import EXACT, MIXING, example  # noqa: E402
 from device import DEVICE, NAME, CaptureError, Pretending, capturing, register  # noqa: E402
-from pipeline.conftest import DIGITS, SMALL  # noqa: E402
+from pipeline.small_runs import DIGITS, SMALL  # noqa: E402
 from test_step import Played, same, trained  # noqa: E402
 
 import attar  # noqa: E402
