@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/attar run recipes/quick.toml --out $(DEMO)
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -45,6 +45,20 @@ class Products(nn.Module):
         return self.last(torch.linalg.multi_dot([found, self.two, self.three]))
 
 
+class Vector(nn.Module):
+    """A head that is one vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.vector = (
+            nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 16)),
+            nn.Parameter(torch.randn(16)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.mv(self.first(x).mean(1), self.vector)
+
+
 class Attention(nn.Module):
     """A layer that torch has a path of its own for where nothing is trained."""
 
@@ -64,6 +78,7 @@ UNUSUAL = {
     "gru cell": lambda: Cell(nn.GRUCell(16, 16)),
     "lstm cell": lambda: Cell(nn.LSTMCell(16, 16)),
     "products": Products,
+    "vector": Vector,
     "attention": Attention,
 }
 

@@ -1,17 +1,14 @@
 """What a loaded network computes and costs, to hold against what is recorded."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.weights import own_tensors
-from attar.models import plain_recurrence
+from attar.models import counting_macs
 
 TOLERANCE = 1e-4
 """How far logits may be from those recorded, as a share of the largest: other machines round otherwise."""
@@ -55,23 +52,11 @@ def difference(wanted: torch.Tensor, found: torch.Tensor) -> str:
     return ""
 
 
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Attention as matrix products, so that its MACs are seen."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
 def count_macs(model: nn.Module, example: torch.Tensor) -> int:
     """Multiply-accumulates of convolutions and matrix products, counted as the network runs the example."""
-    with torch.no_grad(), plain_attention(), plain_recurrence(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), counting_macs() as macs:
         model(example)
-    return counter.get_total_flops() // 2
+        return macs()
 
 
 def count(model: nn.Module, description: Description, file_bytes: int) -> dict[str, int]:

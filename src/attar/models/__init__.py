@@ -1,7 +1,7 @@
 """Networks by name: small-image families of attar's own, timm, torchvision, transformers, and the user's functions."""
 
+from attar.models.counting import counting_macs
 from attar.models.huggingface import configured
-from attar.models.recurrent import plain_recurrence
 from attar.models.registry import LIBRARIES, BuilderSpec, build, builders
 from attar.models.strided import SafeStridedConvolutions
 
@@ -12,5 +12,5 @@ __all__ = [
     "build",
     "builders",
     "configured",
-    "plain_recurrence",
+    "counting_macs",
 ]

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
 
-from attar.models import plain_recurrence
+from attar.models import counting_macs
 from attar.prune.propagate import hints, number
 
 
@@ -17,11 +16,11 @@ def counted_macs(node: torch.fx.Node) -> int:
     try:
         args, kwargs = tree_map(_zeros, (node.args, dict(node.kwargs)))
         apart = torch.random.fork_rng(devices=[])
-        with torch.no_grad(), apart, plain_recurrence(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), apart, counting_macs() as macs:
             node.target(*args, **kwargs)  # type: ignore[operator]
+            return macs()
     except Exception:  # an operation of a library may ask for more than sizes
         return 0
-    return counter.get_total_flops() // 2
 
 
 def _zeros(item: Any) -> Any:

@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from attar.artifact.replay import plain_attention
-from attar.models import plain_recurrence
+from attar.models import counting_macs
 
 MEBIBYTE = 1024**2
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -139,22 +137,12 @@ class Watch:
                 stack.callback(module.register_forward_pre_hook(self.started).remove)
                 hook = self.finished(name)
                 stack.callback(module.register_forward_hook(hook).remove)
-            stack.enter_context(plain_attention())
-            stack.enter_context(plain_recurrence())
-            self.counter = stack.enter_context(
-                FlopCounterMode(
-                    display=False, custom_mapping={torch.ops.aten.mv: mv_flops, torch.ops.aten.dot: dot_flops}
-                )
-            )
+            self.total_macs = stack.enter_context(counting_macs())
             self.cleanup = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.cleanup.__exit__(*error)
-
-    def total_macs(self) -> int:
-        """MACs counted so far."""
-        return self.counter.get_total_flops() // 2
 
     def started(self, module: nn.Module, inputs: Any) -> None:
         self.open.append([self.total_macs(), 0])
@@ -246,13 +234,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def mv_flops(matrix: Sequence[int], vector: Sequence[int], *rest: Any, **more: Any) -> int:
-    """FLOPs of matrix times vector; the counter of torch leaves it out."""
-    return 2 * prod(matrix)
-
-
-def dot_flops(first: Sequence[int], second: Sequence[int], *rest: Any, **more: Any) -> int:
-    """FLOPs of a scalar product; the counter of torch leaves it out."""
-    return 2 * prod(first)
