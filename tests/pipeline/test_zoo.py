@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_line import attar
+from command_line import attar, cells
 from small_runs import DIGITS, SMALL
 
 from attar.artifact import verify
@@ -46,7 +46,7 @@ def zoo(place, *arguments):
 def test_the_table_has_the_figures_of_the_record(place):
     record = json.loads((place / "records/digits/0/record.json").read_text())
     said = zoo(place, "list").output
-    assert f"{record['cost']['after']['params']:,}" in said and "| small |" in said
+    assert f"{record['cost']['after']['params']:,}" in said and cells(said, "small")
     assert f"{100 * record['test']['student']['accuracy']:.2f} %" in said
     card = (place / "zoo/small/README.md").read_text()
     for wanted in (COMMIT, "held", record["command"], "(../../records/digits/0)", "control"):

@@ -42,4 +42,6 @@ def test_code_and_links_stay_and_the_terminal_has_the_texts_as_they_are():
     page = table(["", ""], [["`a|<b>\\c`", "[d](e)"]])
     html = MarkdownIt("commonmark").enable("table").render(page)
     assert "<code>a|&lt;b&gt;\\c</code>" in html and '<a href="e">d</a>' in html
-    assert table(["x|y"], [["<unk>"]], terminal=True).splitlines() == ["| x|y |", "|---|", "| <unk> |"]
+    assert table(["x|y"], [["<unk>"]], terminal=True).splitlines() == ["| x|y   |", "|-------|", "| <unk> |"]
+    figures = table(["", "n"], [["a", "1,000"], ["bc", "-"]], terminal=True)
+    assert figures.splitlines()[2:] == ["| a  | 1,000 |", "| bc |     - |"]

@@ -24,7 +24,7 @@ def compare(
         from attar.report import comparison_markdown
 
         comparison = compare_runs(runs, held_out)
-        print(comparison_markdown(comparison), end="")
+        print(comparison_markdown(comparison, terminal=True), end="")
         if out is not None:
             from attar.pipeline.outcome import write_comparison
 

@@ -43,7 +43,7 @@ def sweep(
         with under_way(folder), shower() as watcher:
             swept = run_sweep(points, folder, watcher)
         if swept.comparison is not None:
-            print(f"\n{comparison_markdown(swept.comparison)}\nwritten: {swept.page}")
+            print(f"\n{comparison_markdown(swept.comparison, terminal=True)}\nwritten: {swept.page}")
         if swept.single is not None:
             one, (low, high) = swept.single, swept.single.interval
             print(f"\n{one.name}: {one.accuracy:.2%} [{low:.2%}, {high:.2%}] of {one.images}")

@@ -106,12 +106,13 @@ def comparison_json(comparison: Comparison) -> str:
     return json.dumps(comparison.to_dict(), indent=1) + "\n"
 
 
-def comparison_markdown(comparison: Comparison, plot: str | None = None) -> str:
+def comparison_markdown(comparison: Comparison, plot: str | None = None, terminal: bool = False) -> str:
     """The comparison as a page to read, or to print.
 
     Args:
         comparison: of the runs.
         plot: file name of the plot, beside the page.
+        terminal: with its tables in columns.
     """
     kind = "held-out training" if comparison.held_out else "test"
     intro = f"# Comparison\n\nAccuracy on {comparison.outcomes[0].n:,} {kind} images, with Wilson's 95 % interval."
@@ -119,15 +120,15 @@ def comparison_markdown(comparison: Comparison, plot: str | None = None) -> str:
     parts = [
         intro,
         picture,
-        _runs(comparison),
-        _same_but_seed(comparison),
-        _what_differs(comparison),
-        _tests(comparison),
+        _runs(comparison, terminal),
+        _same_but_seed(comparison, terminal),
+        _what_differs(comparison, terminal),
+        _tests(comparison, terminal),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _runs(comparison: Comparison) -> str:
+def _runs(comparison: Comparison, terminal: bool) -> str:
     rows = [
         [
             outcome.name,
@@ -143,28 +144,28 @@ def _runs(comparison: Comparison) -> str:
         for outcome in comparison.outcomes
     ]
     heads = ["run", "accuracy", "interval", "hits", "parameters", "MACs", "bytes", "images seen", "seconds"]
-    return "## Runs\n\n" + table(heads, rows)
+    return "## Runs\n\n" + table(heads, rows, terminal)
 
 
-def _same_but_seed(comparison: Comparison) -> str:
+def _same_but_seed(comparison: Comparison, terminal: bool) -> str:
     if not comparison.groups:
         return ""
     rows = [
         [", ".join(names), percent(mean), "-" if sd is None else f"{100 * sd:.2f}", str(len(names))]
         for names, mean, sd in comparison.groups
     ]
-    return "## Over seeds\n\n" + table(["runs that differ in the seed only", "mean", "sd", "n"], rows)
+    return "## Over seeds\n\n" + table(["runs that differ in the seed only", "mean", "sd", "n"], rows, terminal)
 
 
-def _what_differs(comparison: Comparison) -> str:
+def _what_differs(comparison: Comparison, terminal: bool) -> str:
     if not comparison.differences:
         return "## Recipes\n\nThe recipes do not differ."
     names = [outcome.name for outcome in comparison.outcomes]
     rows = [[key, *map(_shown, values)] for key, values in comparison.differences.items()]
-    return "## What differs in the recipes\n\n" + table(["key", *names], rows)
+    return "## What differs in the recipes\n\n" + table(["key", *names], rows, terminal)
 
 
-def _tests(comparison: Comparison) -> str:
+def _tests(comparison: Comparison, terminal: bool) -> str:
     if not comparison.pairs:
         return "## Paired tests\n\nThese runs did not keep their single predictions, so there is no paired test."
     rows = [
@@ -177,7 +178,7 @@ def _tests(comparison: Comparison) -> str:
         note = (
             f"\n\nThese are {len(rows)} tests; none is corrected for that (Bonferroni: p below {0.05 / len(rows):.2g})."
         )
-    return f"## Paired tests (McNemar)\n\n{table(heads, rows)}{note}"
+    return f"## Paired tests (McNemar)\n\n{table(heads, rows, terminal)}{note}"
 
 
 def _shown(value: Any) -> str:

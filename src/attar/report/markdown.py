@@ -7,12 +7,24 @@ from typing import Any
 
 SPECIAL = re.compile(r"`[^`]*`|\\|<(?=[A-Za-z/!?])")
 """Code, in which nothing is special, and what else is: backslashes, and the beginnings of tags."""
+NUMBER = re.compile(r"[-+]?[\d,.]+( ?[%x×]| \w{1,3})?|-|")
+"""A figure with perhaps a unit, or that there is none."""
 
 
 def table(heads: list[str], rows: list[list[str]], terminal: bool = False) -> str:
-    """A Markdown table; one for the terminal has its texts as they are."""
-    lines = ["| " + " | ".join(row if terminal else map(cell, row)) + " |" for row in (heads, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]])
+    """A Markdown table; one for the terminal has its texts as they are, in columns: numbers to the right."""
+    if not terminal:
+        lines = ["| " + " | ".join(map(cell, row)) + " |" for row in (heads, *rows)]
+        return "\n".join([lines[0], "|" + "---|" * len(heads), *lines[1:]])
+    columns = [[" ".join(text.splitlines()) for text in column] for column in zip(heads, *rows)]
+    widths = [max(map(len, column)) for column in columns]
+    right = [bool(column[1:]) and all(NUMBER.fullmatch(text) for text in column[1:]) for column in columns]
+    padded = [
+        [text.rjust(width) if to_right else text.ljust(width) for text in column]
+        for column, width, to_right in zip(columns, widths, right)
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in zip(*padded)]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def cell(text: str) -> str:
