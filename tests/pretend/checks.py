@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "prune"), str(TESTS / "train")]
@@ -16,6 +17,7 @@ from test_step import Played, same, trained  # noqa: E402
 
 import attar  # noqa: E402
 from attar.pipeline.rehearsal import rehearse  # noqa: E402
+from attar.prune import Pruner  # noqa: E402
 from attar.recipe import load_recipe  # noqa: E402
 from attar.train import Machine, machine, step  # noqa: E402
 
@@ -88,3 +90,38 @@ def test_networks_are_cut_where_they_are(device, make):
     done = attar.prune(model, tuple(part.to(device) for part in example(model)), attar.Budget(params="60%"))
     assert done.cut.proof < 1e-10
     assert {tensor.device.type for tensor in model.state_dict().values()} == {NAME}
+
+
+class Places(nn.Module):
+    """Makes tensors beside its input, by a number of channels that it was told: a cut network runs its graph."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.first, self.norm, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3)
+        self.last, self.make, self.kept = nn.Linear(24, 10), make, torch.rand(64)
+
+    def forward(self, x):
+        x = self.norm(self.first(x)).relu().reshape(len(x), 16, 64)
+        return self.last(self.second((x + self.make(self, x)).reshape(len(x), 16, 8, 8)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net, x: torch.arange(64, device=x.device) / 64,
+        lambda net, x: torch.zeros(len(x), 1, 64, device=x.device),
+        lambda net, x: net.kept.to(x.device),
+        lambda net, x: x.new_ones(64),
+    ],
+    ids=["arange", "zeros", "kept", "new"],
+)
+def test_a_graph_captured_on_the_cpu_runs_on_the_device(device, make):
+    model, x = Places(make), torch.randn(2, 3, 8, 8)
+    pruner = Pruner(model, x)
+    pruner.step(attar.Budget(params="50%"))
+    assert pruner.mode == "graph"
+    wanted = model.eval()(x)
+    model.to(device)
+    torch.testing.assert_close(model(x.to(device)).cpu(), wanted)
+    model.train()(x.to(device)).sum().backward()
+    torch.testing.assert_close(model.to("cpu").eval()(x).isfinite().all(), torch.tensor(True))

@@ -153,14 +153,21 @@ def test_recorded_steps_are_counted_and_reported_as_others(monkeypatch):
     """Losses are then read every few steps; nothing of them may be lost at the ends of epochs."""
     monkeypatch.setattr(step.Step, "_record", lambda self: setattr(self, "_graph", Played(self._compute)))
     monkeypatch.setattr(step, "AHEAD", 5)
-    plain, replayed = (trained("cpu", "sgd", buffered, monkeypatch) for buffered in (False, True))
+    plain = trained("cpu", "sgd", False, monkeypatch)
+    drawn, places = [], Views.places
+    monkeypatch.setattr(Views, "places", lambda views, epoch: drawn.append(epoch) or places(views, epoch))
+    before = Played.replays
+    replayed = trained("cpu", "sgd", True, monkeypatch)
     same(replayed, plain, 1e-3)
-    assert Played.replays == replayed[1][-1][0] - step.WARM_UP
+    assert Played.replays - before == replayed[1][-1][0] - step.WARM_UP
+    assert drawn.index(1) < len(drawn) - 1 - drawn[::-1].index(1)  # made ready in the first epoch, used in the second
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("sgd", True)])
 def test_a_recorded_step_is_the_unrecorded_one(monkeypatch, optimiser, mixed):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     plain = trained("cuda", optimiser, False, monkeypatch, mixed)
     recorded = trained("cuda", optimiser, True, monkeypatch, mixed)
     assert not recorded[2]  # it was recorded

@@ -156,7 +156,7 @@ class Views:
             if self.mixup is not None:
                 drawn = torch.cat([self.mixup.draw(self.seed, epoch, part) for part in parts])
                 table = torch.cat([table, drawn], 1)
-            self._tables[epoch] = table.to(self._home)
+            self._tables[epoch] = sent(table, self._home)
         return self._tables[epoch]
 
 

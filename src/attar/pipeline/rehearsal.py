@@ -21,11 +21,10 @@ from attar.pipeline.teaching import initial
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Prune, Recipe, Training
 from attar.recipe.types import Member, Teacher
-from attar.train import Progress, TrainState, fit, predict, steps_for
+from attar.train import Progress, TrainState, fit, predict, step, steps_for
 
-WARM_UP, TIMED, TIMED_ON_GPU = 2, 4, 49
-"""Steps before the clock starts: kernels are chosen in them; and those that count: a GPU records its step first, and is
-looked at every 16 steps."""
+WARM_UP, TIMED = 2, 4
+"""Steps before the clock starts, in which kernels are chosen, and those that count; see `_timing` for a GPU."""
 LOOKS = 256
 """Images that the teacher is timed with."""
 OUTPUTS = "the teacher's outputs"
@@ -127,7 +126,7 @@ def _seconds_an_image(session: Session, model: torch.nn.Module, training: Traini
     """Seconds for each image of a step of the loop; the model is spoilt by it."""
     samples = session.split.train
     batch = min(training.batch, len(samples))
-    steps = WARM_UP + (TIMED if session.machine.device == "cpu" else TIMED_ON_GPU)
+    before, steps = _timing(session.machine.device)
     epochs = steps / max(1, len(samples) // training.batch)
     # a rate that moves nothing: fresh weights at the full rate, without the warm-up, might break down
     short = training.model_copy(update={"epochs": epochs, "learning_rate": 1e-9, "warmup": 0.0})
@@ -139,5 +138,13 @@ def _seconds_an_image(session: Session, model: torch.nn.Module, training: Traini
 
     views = session.views if taught else session.student_views
     fit(TrainState(model, session.machine), from_labels, views, samples, short, on_step=on_step)
-    timed = [point for point in read if point[0] >= WARM_UP]
+    timed = [point for point in read if point[0] >= before]
     return median((end - start) / (last - first) for (first, start), (last, end) in pairwise(timed)) / batch
+
+
+def _timing(device: str) -> tuple[int, int]:
+    """Steps before the clock starts, and in all: a GPU records its step, then is looked at now and then."""
+    if device == "cpu":
+        return WARM_UP, WARM_UP + TIMED
+    before = step.WARM_UP + step.AHEAD
+    return before, before + 3 * step.AHEAD

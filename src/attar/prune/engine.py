@@ -492,7 +492,7 @@ class Pruner:
 
     def _prove(self, indices: Indices, masks: Kept) -> tuple[float, Way]:
         """(relative error, who runs the cut network)."""
-        with double_precision():
+        with double_precision(self.model):
             proof = Proof(self.model, self.coupled, self.masks, masks, self._factors(self.masks, self.way))
         left = self.coupled.label_kept(masks)
         tried: list[Any] = []
@@ -502,7 +502,7 @@ class Pruner:
             if does in tried:
                 raise Again
             tried.append(does)
-            with double_precision():
+            with double_precision(self.model):
                 small = proof.candidate()
                 self._apply(small, indices, masks, way)
                 error = proof.error(small)

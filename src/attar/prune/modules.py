@@ -30,3 +30,8 @@ def named_tensors(model: nn.Module, buffers: bool = True) -> dict[str, torch.Ten
                     seen.add(id(tensor))
                     found[f"{path}.{name}" if path else name] = tensor
     return found
+
+
+def cards_of(model: nn.Module) -> list[int]:
+    """Numbers of the GPUs that hold its parameters: those whose random state a call may move."""
+    return sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})

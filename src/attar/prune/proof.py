@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 from attar.prune.capture import copied, in_mode
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
-from attar.prune.modules import named_tensors
+from attar.prune.modules import cards_of, named_tensors
 from attar.prune.scales import Factors, multiply_rows
 from attar.prune.structure import Kept
 
@@ -92,12 +92,12 @@ class _Exact(TorchDispatchMode):
 
 
 @contextmanager
-def double_precision() -> Iterator[None]:
-    """New floating tensors are float64 inside."""
+def double_precision(model: nn.Module) -> Iterator[None]:
+    """New floating tensors are float64 inside; random numbers that the model draws are drawn again after."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=cards_of(model)):
             yield
     finally:
         torch.set_default_dtype(before)

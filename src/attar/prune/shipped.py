@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
 from attar.prune.capture import numbers
@@ -136,10 +137,46 @@ class _Run:
 
     def __init__(self, graph: torch.fx.Graph, numbers: list[Any], inputs: Any, outputs: Any) -> None:
         self.graph, self.numbers, self.inputs, self.outputs = graph, numbers, inputs, outputs
-        code = graph.python_code("self")
-        scope = dict(code.globals)
-        exec(compile(code.src, "<captured graph>", "exec"), scope)
-        self.function = scope["forward"]
+        self.function, self._devices = _function(graph), _devices(graph)
+        self._elsewhere: dict[torch.device, Callable[..., Any]] = {}
+
+    def on(self, device: torch.device | None) -> Callable[..., Any]:
+        """The function, making what it makes on `device`: the graph names the one that it was captured on."""
+        if device is None or self._devices <= {device}:
+            return self.function
+        if device not in self._elsewhere:
+            self._elsewhere[device] = _function(_moved(self.graph, device))
+        return self._elsewhere[device]
+
+
+def _function(graph: torch.fx.Graph) -> Callable[..., Any]:
+    code = graph.python_code("self")
+    scope = dict(code.globals)
+    exec(compile(code.src, "<captured graph>", "exec"), scope)
+    found: Callable[..., Any] = scope["forward"]
+    return found
+
+
+def _devices(graph: torch.fx.Graph) -> set[torch.device]:
+    """Those that the graph names."""
+    found: set[torch.device] = set()
+    for node in graph.nodes:
+        map_aggregate(
+            (node.args, node.kwargs), lambda part: found.add(part) if isinstance(part, torch.device) else None
+        )
+    return found
+
+
+def _moved(graph: torch.fx.Graph, device: torch.device) -> torch.fx.Graph:
+    """A copy that names this device wherever the graph names one."""
+    copy = torch.fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for node in copy.nodes:
+        node.args, node.kwargs = (
+            map_aggregate(part, lambda leaf: device if isinstance(leaf, torch.device) else leaf)
+            for part in (node.args, node.kwargs)
+        )
+    return copy
 
 
 Running = dict[str, list[_Run]]
@@ -157,7 +194,9 @@ def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
                 f"{type(self).__name__} runs the graph that was captured: call it with the same arguments as then, "
                 f"of which those that are no tensors were {run.numbers}, not {numbers(leaves)}"
             )
-        return tree_unflatten(run.function(self, *leaves), run.outputs)
+        tensors = (leaf for leaf in (*self.parameters(), *self.buffers(), *leaves) if isinstance(leaf, torch.Tensor))
+        device = next((tensor.device for tensor in tensors), None)
+        return tree_unflatten(run.on(device)(self, *leaves), run.outputs)
 
     forward.runs = runs  # type: ignore[attr-defined]
     return types.MethodType(forward, model)

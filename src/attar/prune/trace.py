@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from attar.prune.modules import all_modules, named_tensors
+from attar.prune.modules import all_modules, cards_of, named_tensors
 
 PATIENCE = 1.0
 """Seconds of CPU that one forward may take; `torch.export`, which does not compute, is quicker for what takes longer."""
@@ -290,7 +290,6 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for m in modules]
     copies: dict[int, torch.Tensor] = {}
-    cards = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     fast = torch.backends.mha.get_fastpath_enabled()
     compiling, exporting = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
     try:
@@ -300,7 +299,7 @@ def left_alone(model: nn.Module) -> Iterator[None]:
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
         torch.backends.mha.set_fastpath_enabled(False)
         torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
-        with torch.random.fork_rng(devices=cards):
+        with torch.random.fork_rng(devices=cards_of(model)):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -118,21 +118,35 @@ def _steps(
     at, steps, batch = state.position, steps_for(training, len(samples)), min(training.batch, len(samples))
     model, part = ranks.averaging(state.model), ranks.part(batch)
     step = Step(state, model, objective, views, training, part, record and ranks.count == 1, tell)
-    order, ordered_epoch, unread = samples, -1, 0
+    orders: dict[int, torch.Tensor] = {}
+    unread = 0
+
+    def prepare(epoch: int) -> None:
+        orders[epoch] = order = views.order(epoch, samples)
+        views.places(viewed(epoch))  # kept there
+        if ranks.count > 1:
+            ranks.check_same("the order of the images", hashlib.sha256(order.numpy().tobytes()).digest())
+
+    def viewed(epoch: int) -> int:
+        return epoch % view_pool if view_pool else epoch
+
     while at.step < steps:
         if at.offset + batch > len(samples):
+            orders.pop(at.epoch, None)
             at.epoch, at.offset = at.epoch + 1, 0
-        if ordered_epoch != at.epoch:
-            order, ordered_epoch = views.order(at.epoch, samples), at.epoch
-            if ranks.count > 1:
-                ranks.check_same("the order of the images", hashlib.sha256(order.numpy().tobytes()).digest())
-        chosen = order[at.offset : at.offset + batch]
+        if at.epoch not in orders:
+            prepare(at.epoch)
+        chosen = orders[at.epoch][at.offset : at.offset + batch]
         rate = learning_rate(training, at.step, steps, len(samples))
-        model.train()
-        step(at.epoch % view_pool if view_pool else at.epoch, ranks.share(chosen), rate)
+        if not unread:  # whoever is told of a step may have changed the mode
+            model.train()
+        step(viewed(at.epoch), ranks.share(chosen), rate)
         at.step, at.offset, at.images = at.step + 1, at.offset + batch, at.images + batch
         unread += 1
-        ends = at.step == steps or at.offset + batch > len(samples)
+        left = (len(samples) - at.offset) // batch  # of the epoch
+        ends = at.step == steps or left == 0
+        if 1 < unread == step.ahead - 1 and at.step + left < steps and at.epoch + 1 not in orders:
+            prepare(at.epoch + 1)  # the GPU is busy, and the host would wait for it
         if unread < step.ahead and not ends:
             continue
         value, hits = ranks.mean_and_sum(*step.read())
@@ -146,6 +160,7 @@ def _steps(
         on_step(progress)
     at.step = 0
     state.release()
+    step.close()
 
 
 def _check(loss: float, state: TrainState, samples: torch.Tensor) -> None:

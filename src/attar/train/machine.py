@@ -44,6 +44,8 @@ class Machine:
         torch.set_num_threads(compute.threads or _cores())
         if kind == "cpu":
             keep_freed_memory()
+        if kind == "cuda" and precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # its products have ten bits
         return cls(device, precision, kind != "mps", torch.get_num_threads(), ranks.count)
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -87,8 +87,8 @@ class TrainState:
             torch._foreach_add_(average, change)
         else:
             torch._foreach_lerp_(average, weights, weight)
-        for name in now.keys() - set(names):
-            self.ema[name].copy_(now[name])
+        if rest := sorted(now.keys() - set(names)):
+            torch._foreach_copy_([self.ema[name] for name in rest], [now[name] for name in rest])
 
     @contextmanager
     def averaged(self) -> Iterator[torch.nn.Module]:
@@ -219,13 +219,15 @@ def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> 
     fused = torch.device(machine.device).type != "mps"
     parameters = list(model.parameters())
     if training.optimiser == "adamw":
-        return torch.optim.AdamW(
+        optimiser = torch.optim.AdamW(
             parameters,
             training.learning_rate,
             weight_decay=training.weight_decay,
             fused=fused or None,
             capturable=machine.buffered,
         )
+        optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # steps before a recording are meant
+        return optimiser
     return torch.optim.SGD(
         parameters,
         training.learning_rate,

@@ -8,6 +8,7 @@ Elsewhere the same code reads the same inputs as they are. Recording has not run
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from collections.abc import Callable
@@ -26,8 +27,8 @@ from attar.train.state import TrainState
 
 WARM_UP = 3
 """Steps before recording: kernels are chosen and the optimiser's moments made."""
-AHEAD = 16
-"""Recorded steps that may be under way before the loop waits for their losses."""
+AHEAD = 32
+"""Steps that may be under way on a GPU before the loop waits for their losses."""
 
 
 class Step:
@@ -68,8 +69,9 @@ class Step:
 
     @property
     def ahead(self) -> int:
-        """Steps that should be taken before `read` is called: reading waits for them."""
-        return 1 if self._graph is None else AHEAD
+        """Steps that should be taken before `read` is called: reading waits for them. One while a recording is to come."""
+        waits = self.views.device.type == "cuda" and not self._buffered and self._done >= WARM_UP
+        return AHEAD if self._graph is not None or waits else 1
 
     def __call__(self, epoch: int, samples: Tensor, rate: float) -> None:
         """Train on the views of an epoch of these samples (int64, on the CPU; always as many)."""
@@ -97,6 +99,13 @@ class Step:
         self._unread = 0
         return value, int(hits)
 
+    def close(self) -> None:
+        """Let go of the recording and of what the GPU's libraries keep for its stream."""
+        self._graph = None
+        if self._stream is not None:
+            torch.cuda.synchronize()
+            torch._C._cuda_clearCublasWorkspaces()  # they are kept for every stream, and counted as the run's memory
+
     def _load(self, epoch: int, samples: Tensor, rate: float) -> None:
         weight = self.state.average_weight(self.training.ema)
         self._put("samples", sent(samples, self.views.labels.device))
@@ -107,7 +116,7 @@ class Step:
             self._put("epoch", epoch)
             self._put("places", self.views.places(epoch))
         if self._buffered and (outputs := outputs_ahead(self.objective, epoch, samples)) is not None:
-            self._put("outputs", outputs)
+            self._put("outputs", sent(outputs, self.views.device))
         for group in self.optimiser.param_groups:
             group["lr"] = self._inputs["rate"]
 
@@ -146,21 +155,25 @@ class Step:
     def _record(self) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         before = _host_generators()
+        graph: torch.cuda.CUDAGraph | None = None
         try:
             graph = _recorded(self._compute, self._stream)
             now = _host_generators()
             if drew := [name for name, (place, _) in before.items() if now[name][0] != place]:
                 raise RuntimeError(f"it draws from {drew[0]}, and every replay would do what was drawn once")
             self._graph = graph
+            return
         except RuntimeError as error:
-            for _, restore in before.values():  # the step is taken yet
-                restore()
-            self._buffered = False
-            self._inputs.pop("outputs", None)
-            cause = error.__context__ or error  # what went wrong in the step makes the end of its recording fail, too
-            self.tell(
-                f"the step cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]:.200}); it runs unrecorded"
-            )
+            # what went wrong in the step makes the end of its recording fail, too
+            why = str(error.__context__ or error).splitlines()[0][:200]
+        for _, restore in before.values():  # the step is taken yet
+            restore()
+        self._buffered = False
+        self._inputs.pop("outputs", None)
+        graph = None
+        self.optimiser.zero_grad(set_to_none=True)
+        gc.collect()  # tracebacks hold what the step had made, and all of its memory, in cycles
+        self.tell(f"the step cannot be recorded as a CUDA graph ({why}); it runs unrecorded")
 
 
 def _host_generators() -> dict[str, tuple[Any, Callable[[], None]]]:
