@@ -27,7 +27,8 @@ PARTS = re.compile(
 )
 OF_SIZES = re.compile(r"_operator\.(add|sub|mul|floordiv|mod|getitem|eq|ne|lt|le|gt|ge|neg)")
 EXPRESSION = re.compile(
-    r"(Symbol\('[su]\d++'(, (positive|nonnegative|integer)=True)*+\)|Integer\(-?\d++\)|-?\d++|Add|Mul|Mod|FloorDiv|[(), ])*+"
+    r"(Symbol\('[su]\d++'(, (positive|nonnegative|integer)=True)*+\)|Integer\(-?\d++\)|-?\d++"
+    r"|Add|Mul|Mod|FloorDiv|Min|Max|[(), ])*+"
 )
 """Possessive throughout: what does not match must not be tried in every way."""
 LONGEST_EXPRESSION = 10_000
