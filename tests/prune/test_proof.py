@@ -74,6 +74,111 @@ def test_errors_of_unusual_numbers():
 
 def test_numbers_in_the_examples_range():
     example = (torch.tensor([3.0, 5.0, -INF]).expand(100, 3), torch.ones(100), torch.zeros(100), torch.tensor([1, 2]))
-    call = random_call(example, {}, torch.device("cpu"), in_range=True)[0]
+    call = random_call(example, {}, torch.device("cpu"), numbers="range")[0]
     assert [(int(t.min()), int(t.max().ceil())) for t in call] == [(3, 5), (0, 2), (0, 1), (1, 2)]
     assert all(t.unique().numel() == t.numel() for t in call)
+
+
+class ByWidth(nn.Module):
+    """Divides by its width, as a number of its code: wrong once units are gone, unless the graph runs."""
+
+    def __init__(self, inputs: int = 7, outputs: int = 4) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(inputs, 32), nn.Linear(32, outputs)
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x).tanh()
+        return self.b(h / h.shape[1])
+
+
+class Forbidding(ByWidth):
+    def forward(self, x: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        return self.hidden(x).masked_fill(~legal, -1e9)
+
+
+class Added(ByWidth):
+    def forward(self, x: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        return self.hidden(x) + torch.where(legal, 0.0, -1e9)
+
+
+class Dim(ByWidth):
+    """Silent but for large numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x).relu()
+        return (self.b(h / h.shape[1]) - 9).relu()
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.out = nn.Embedding(50, 16), nn.Linear(16, 50)
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.words(ids)
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return self.out((q @ k.transpose(1, 2) / q.shape[-1]).softmax(-1) @ v)
+
+
+class Table(nn.Module):
+    """One column is a category."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds, self.a, self.b = nn.Embedding(5, 4), nn.Linear(7, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.a(torch.cat([x[:, :3], self.kinds(x[:, 3].long())], 1)).relu())
+
+
+def zeroed(model: nn.Module, cut) -> nn.Module:
+    """A copy with zeros where the cut takes something away."""
+    other = deepcopy(model)
+    tensors = dict(other.named_parameters())
+    for name, cuts in cut.items():
+        for dim, stays in cuts:
+            gone = torch.ones(tensors[name].shape[dim], dtype=torch.bool)
+            gone[stays] = False
+            tensors[name].data.index_fill_(dim, gone.nonzero()[:, 0], 0)
+    return other
+
+
+LEGAL = torch.tensor([[True, True, True, False]])
+NUMBERS = torch.cat([torch.randn(32, 3), torch.arange(32)[:, None] % 5.0], 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "example", "call"),
+    [
+        (Forbidding, (torch.randn(2, 7), LEGAL.expand(2, 4)), (torch.randn(9, 7), LEGAL.expand(9, 4))),
+        (Added, (torch.randn(2, 7), LEGAL.expand(2, 4)), (torch.randn(9, 7), LEGAL.expand(9, 4))),
+        (Dim, (torch.rand(2, 7) * 255,), (torch.rand(9, 7) * 255,)),
+        (Words, (torch.zeros(2, 8, dtype=torch.long),), (torch.randint(50, (2, 8)),)),
+        (Table, (NUMBERS,), (NUMBERS.flip(0),)),
+    ],
+)
+def test_answers_that_would_hide_an_error(make, example, call):
+    """By one huge logit, by silence, by one word everywhere, or as normal numbers are no categories."""
+    torch.manual_seed(0)
+    model = make()
+    if make is Dim:
+        with torch.no_grad():
+            model.b.weight.abs_()
+            model.a.weight.abs_()
+    before = deepcopy(model)
+    pruner = Pruner(model, example)
+    cut = pruner.step({"params": (pruner.cost().params + pruner.minimum().params) // 2})
+    assert cut.proof < 1e-10 and not any("tell little" in note for note in cut.notes)
+    wanted, found = zeroed(before, cut.kept)(*call), model(*call)
+    assert bool(wanted.any())
+    right = LEGAL.expand_as(wanted) if len(call) > 1 else torch.ones_like(wanted, dtype=torch.bool)
+    torch.testing.assert_close(found[right], wanted[right], rtol=1e-4, atol=1e-4)
+
+
+def test_an_answer_in_classes_is_called_weak():
+    torch.manual_seed(0)
+    model = Around(leave=lambda y: y.argmax(1))
+    pruner = Pruner(model, IMAGES)
+    cut = pruner.step({"params": int(pruner.cost().params * 0.6)})
+    assert any("tell little" in note for note in cut.notes)
