@@ -67,7 +67,10 @@ def choose(
         raise ValueError(f"{unknown[0]!r} is not counted; {', '.join(COUNTED)} are (latency: attar.prune.latency)")
     model = model or CostModel(structure)
     task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
-    if not task.fits([ladder.rungs[-1] for ladder in task.ladders]):
+    if not task.fits(task.lowest):  # where units of a group cost differently, only the cheapest may fit
+        cheap = {index: worth for index, worth in _cheapness(model, kept).items() if index in scores}
+        task = _Task(model, ladders(structure, cheap, kept, original, floors, round_to), kept or {}, limits)
+    if not task.fits(task.lowest):
         raise _unreachable(task)
     return task.masks(allocate(task))
 
@@ -87,14 +90,18 @@ def smallest(
     Arguments are those of `choose`; without scores, the cheapest units are taken to stay.
     """
     model = model or CostModel(structure)
-    if scores is None:
-        total, marginal = model.cost(kept), model.marginal(kept)
-        scores = {
-            index: -sum((marginal[kind][index] / max(total[kind], 1) for kind in COUNTED), torch.zeros(group.size))
-            for index, group in enumerate(structure.groups)
-        }
+    scores = _cheapness(model, kept) if scores is None else scores
     task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, {})
-    return task.cost([ladder.rungs[-1] for ladder in task.ladders])
+    return task.cost(task.lowest)
+
+
+def _cheapness(model: CostModel, kept: Kept | None) -> dict[int, torch.Tensor]:
+    """Group -> (size,): the higher, the less a unit costs, all counted figures taken together."""
+    total, marginal = model.cost(kept), model.marginal(kept)
+    return {
+        index: -sum((marginal[kind][index] / max(total[kind], 1) for kind in COUNTED), torch.zeros(group.size))
+        for index, group in enumerate(model.structure.groups)
+    }
 
 
 def signature(group: Group) -> tuple:
@@ -115,6 +122,11 @@ class _Task:
     def __post_init__(self) -> None:
         self.present = self.model.class_counts(self.kept)
         """int64 (classes,): units of each class that are there now."""
+
+    @property
+    def lowest(self) -> list[int]:
+        """Every ladder at its end."""
+        return [ladder.rungs[-1] for ladder in self.ladders]
 
     def classes(self, ladder: Ladder, units: np.ndarray) -> np.ndarray:
         return self.model.classes[ladder.group][units]
@@ -246,7 +258,7 @@ def _largest(number: int, fits: Callable[[int], bool]) -> int:
 
 
 def _unreachable(task: _Task) -> BudgetError:
-    least = task.cost([ladder.rungs[-1] for ladder in task.ladders])
+    least = task.cost(task.lowest)
     parts = [f"{kind} <= {limit:,} (the smallest reachable is {least[kind]:,})" for kind, limit in task.limits.items()]
     message = (
         f"the budget cannot be met: {' and '.join(parts)}, with every group at its floor; "

@@ -86,7 +86,7 @@ def copied(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: something in it cannot be copied.
     """
-    held = [leaf for module in model.modules() for leaf in tree_leaves(vars(module)) if isinstance(leaf, torch.Tensor)]
+    held = _tensors_in([vars(module) for module in model.modules()])
     answers = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
     try:
         return copy.deepcopy(model, dict(answers))
@@ -96,6 +96,20 @@ def copied(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied, which proving a cut takes: {_uncopied(model, answers)}"
             f"{type(error).__name__}: {told:.300}"
         ) from None
+
+
+def _tensors_in(container: Any) -> list[torch.Tensor]:
+    """Those in nested lists, tuples and dictionaries, which may hold themselves."""
+    found: list[torch.Tensor] = []
+    waiting, seen = [container], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        elif isinstance(item, list | tuple | dict) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values() if isinstance(item, dict) else item
+    return found
 
 
 def _uncopied(model: nn.Module, answers: dict[int, torch.Tensor]) -> str:
@@ -182,7 +196,7 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
 def _check_python(model: nn.Module) -> None:
     """Raise CaptureError for TorchScript, whose code is no Python that could be followed, and whose numbers cannot be mended."""
     for path, module in all_modules(model).items():
-        if isinstance(module, torch.jit.ScriptModule) and (not path or next(module.parameters(), None) is not None):
+        if isinstance(module, torch.jit.ScriptModule):
             raise CaptureError(
                 f"{path or 'the network'} is TorchScript ({type(module).__name__}), which attar cannot cut: give the "
                 "module that it was made of, and script or trace it after"

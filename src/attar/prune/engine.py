@@ -21,7 +21,7 @@ from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, check_smallest, choose_by_latency, measure_latency
 from attar.prune.modules import named_tensors
 from attar.prune.parts import as_captured, capture_parts
-from attar.prune.proof import TOLERANCE, Proof, ProofError, double_precision
+from attar.prune.proof import TOLERANCE, Proof, ProofError, Question, double_precision
 from attar.prune.propagate import Walk
 from attar.prune.saved import saved_bytes
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
@@ -126,6 +126,8 @@ class Pruner:
         """As captured first, which a quick trace may have done."""
         self._uses: Uses | None = None
         self._uses_asked = False
+        self._question: Question | None = None
+        """What the first proof asked: the others ask the same."""
         self._only_traced = False
         """Whether the quick trace stays though a graph is needed."""
         self._captured_parts: dict[str, list[Walk]] = {}
@@ -219,8 +221,16 @@ class Pruner:
             broken = {kind: limit for kind, limit in limits.items() if getattr(least, kind, 0) > limit}
             if broken:
                 parts = [f"{k} <= {v:,} (the smallest reachable is {getattr(least, k):,})" for k, v in broken.items()]
-                raise BudgetError(f"the budget cannot be met: {' and '.join(parts)}", least.as_dict())
+                error = BudgetError(f"the budget cannot be met: {' and '.join(parts)}", least.as_dict())
+                raise self._explained(error)
         return least
+
+    def _explained(self, error: BudgetError) -> BudgetError:
+        """With the operations without a rule: what they read stays whole."""
+        if not self.reports:
+            return error
+        more = f" and {len(self.reports) - 3} more" if len(self.reports) > 3 else ""
+        return BudgetError(f"{error}. This may be why: {'; '.join(self.reports[:3])}{more}", error.smallest)
 
     def check_latency(self, budget: Budget) -> None:
         """See that the smallest network reachable from here, timed once, is under the limit on latency, if there is one.
@@ -258,7 +268,10 @@ class Pruner:
                 return choose(self.structure, scores, limits, self.allocation, **settings)
             return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
 
-        return self._within_bytes(limits, chosen) if "bytes" in limits else chosen(limits)
+        try:
+            return self._within_bytes(limits, chosen) if "bytes" in limits else chosen(limits)
+        except BudgetError as error:
+            raise self._explained(error) from None
 
     def _within_bytes(self, limits: dict[str, float], chosen: Callable[[dict[str, float]], Kept]) -> Kept:
         """Choose with room for what the file holds beside what is counted: the constants of graphs that the network runs.
@@ -392,7 +405,11 @@ class Pruner:
         mixing = [
             f"{group.name}: {note}" for group in self.original.groups if group.name in removed for note in group.notes
         ]
-        return (*mixing, *self.reports)
+        weak = ("its answers tell little of what it computes, so the proof is weak",) if self._says_little() else ()
+        return (*mixing, *weak, *self.reports)
+
+    def _says_little(self) -> bool:
+        return self._question is not None and self._question.says_little
 
     def _apply(
         self,
@@ -493,7 +510,9 @@ class Pruner:
     def _prove(self, indices: Indices, masks: Kept) -> tuple[float, Way]:
         """(relative error, who runs the cut network)."""
         with double_precision(self.model):
-            proof = Proof(self.model, self.coupled, self.masks, masks, self._factors(self.masks, self.way))
+            carried = self._factors(self.masks, self.way)
+            proof = Proof(self.model, self.coupled, self.masks, masks, carried, self._question)
+        self._question = proof.question
         left = self.coupled.label_kept(masks)
         tried: list[Any] = []
 

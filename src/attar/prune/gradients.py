@@ -50,17 +50,18 @@ def collect_gradients(
     sums = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
     squares = {id(p): torch.zeros_like(p, dtype=_wide(p)) for p in unique}
     count = 0
-    with in_mode(module, False), SafeStridedConvolutions(), _thawed(unique):
+    with in_mode(module, False), SafeStridedConvolutions(), _thawed(unique) as thawed:
         for batch in batches:
             count += 1
-            value = loss(module, batch)
+            value = _value(module, batch, loss, thawed)
             if value.dim() or not torch.isfinite(value):
                 raise ValueError(f"the loss of batch {count} is {value.detach()!r}: gradients need a finite scalar")
-            edges = [get_gradient_edge(parameter) for parameter in unique]
+            differentiated = [parameter for parameter in unique if parameter.requires_grad]
+            edges = [get_gradient_edge(parameter) for parameter in differentiated]
             found = torch.autograd.grad([get_gradient_edge(value)], edges, allow_unused=True)
             gradients = [None if gradient is None else gradient.to(_wide(gradient)) for gradient in found]
             merge([gradient for gradient in gradients if gradient is not None])
-            for parameter, gradient in zip(unique, gradients):
+            for parameter, gradient in zip(differentiated, gradients):
                 if gradient is not None:
                     sums[id(parameter)] += gradient
                     squares[id(parameter)] += gradient.square()
@@ -74,16 +75,36 @@ def collect_gradients(
 
 
 @contextmanager
-def _thawed(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """With gradients of frozen parameters too; they are frozen again after."""
+def _thawed(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """With gradients of frozen parameters too, which are yielded; they are frozen again after."""
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     try:
         for parameter in frozen:
             parameter.requires_grad_(True)
-        yield
+        yield frozen
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
+
+
+def _value(
+    module: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], torch.Tensor], thawed: list[nn.Parameter]
+) -> torch.Tensor:
+    """The loss of a batch; parameters that the network itself writes to, such as centres, are frozen again for that."""
+    try:
+        return loss(module, batch)
+    except RuntimeError:
+        before = [parameter._version for parameter in thawed]
+        for parameter in thawed:
+            parameter.requires_grad_(False)
+        with torch.no_grad():
+            loss(module, batch)
+        kept = [parameter._version == version for parameter, version in zip(thawed, before)]
+        if all(kept):
+            raise
+        for parameter, keeps in zip(thawed, kept):
+            parameter.requires_grad_(keeps)
+        return loss(module, batch)
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:

@@ -59,6 +59,7 @@ def ladders(
         raise ValueError(f"round_to={round_to!r}: give a whole number of at least 1")
     kept, original = kept or {}, original or {}
     least = floor_counts(structure, floors, original)
+    parts = _parts(structure)
     found = []
     for index, group in enumerate(structure.groups):
         if group.protected or index not in scores:
@@ -66,12 +67,41 @@ def ladders(
         alive = kept[index].numpy().astype(bool) if index in kept else np.ones(group.size, dtype=bool)
         if alive.any():
             whole = original.get(index, group.size)
-            found.append(_ladder(index, group, scores[index], alive, whole, least[index], round_to))
+            found.append(
+                _ladder(index, group, scores[index], alive, whole, least[index], round_to, parts.get(index, []))
+            )
+    return found
+
+
+def _parts(structure: Structure) -> dict[int, list[np.ndarray]]:
+    """Groups of which some tensor holds a part only, in a dimension that holds nothing else: the units of each such part.
+
+    A tensor that lost all of them could not be run, so one of each stays.
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    for index, group in enumerate(structure.groups):
+        if group.protected:
+            continue
+        for member in group.members:
+            units = member.unit.numpy()
+            if (
+                len(units) < group.size
+                and (units >= 0).all()
+                and not any(set(units) <= set(p) for p in found.get(index, []))
+            ):
+                found.setdefault(index, []).append(np.unique(units))
     return found
 
 
 def _ladder(
-    index: int, group: Group, scores: torch.Tensor, alive: np.ndarray, original: int, floor: int, round_to: int
+    index: int,
+    group: Group,
+    scores: torch.Tensor,
+    alive: np.ndarray,
+    original: int,
+    floor: int,
+    round_to: int,
+    parts: Sequence[np.ndarray],
 ) -> Ladder:
     values = scores.detach().to("cpu", torch.float64).numpy()
     if values.shape != (group.size,):
@@ -79,20 +109,32 @@ def _ladder(
     if not np.isfinite(values[alive]).all():
         raise ValueError(f"scores of {group.name} are not finite")
     units = np.nonzero(alive)[0]
+    stay = _best_of_each(parts, values, alive)
     # Of units with equal scores the later one goes first.
     if group.row is None:
-        rows, order = 1, units[np.lexsort((-units, values[units]))][None]
+        rows, order = 1, units[np.lexsort((-units, values[units], stay[units]))][None]
     else:
         row = group.row.numpy()[units]
         sizes = np.unique(row, return_counts=True)[1]
         if (sizes != sizes[0]).any():
             raise ValueError(f"{group.name}: its rows keep different numbers of units ({sorted(set(sizes.tolist()))})")
-        rows, order = len(sizes), units[np.lexsort((-units, values[units], row))].reshape(len(sizes), sizes[0])
+        order = units[np.lexsort((-units, values[units], stay[units], row))].reshape(len(sizes), sizes[0])
+        rows = len(sizes)
     count = order.shape[1]
-    lowest = min(count, -(-floor // rows))
+    lowest = min(count, max(-(-floor // rows), int(stay[order].sum(1).max())))
     step = round_to // math.gcd(rows, round_to)
     rungs = (count, *range((count - 1) // step * step, lowest - 1, -step))
     return Ladder(index, order, np.maximum.accumulate(values[order].mean(axis=0)), rungs, original // rows)
+
+
+def _best_of_each(parts: Sequence[np.ndarray], values: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """bool (size,): of each part the unit with the highest score, unless one that stays is in it."""
+    stay = np.zeros(len(values), dtype=bool)
+    for part in sorted(parts, key=len):
+        here = part[alive[part]]
+        if len(here) and not stay[here].any():
+            stay[here[np.argmax(values[here])]] = True
+    return stay
 
 
 def floor_counts(

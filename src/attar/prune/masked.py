@@ -146,8 +146,8 @@ class Masked(torch.fx.Interpreter):
             places = self._places(plane)
             args[0] = gather(args[0], plane.cut, places)
             shape[plane.cut - start] = places.shape[plane.cut]
-            for number in (2, 3):
-                if len(args) > number and args[number] is not None:
+            for number in (2, 3):  # weight and bias; rms_norm has its eps there
+                if len(args) > number and isinstance(args[number], torch.Tensor):
                     args[number] = args[number].index_select(plane.cut - start, self._line(plane))
         args[1] = shape
         result = node.target(*args, **kwargs)  # type: ignore[operator]

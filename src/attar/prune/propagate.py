@@ -116,7 +116,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("argmax", "argmin"), rules.places),
     "scaled_dot_product_attention": rules.attention,
     "embedding": rules.embedding,
-    **dict.fromkeys(["topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "logcumsumexp", "glu"], rules.along),
+    **dict.fromkeys(["topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "logcumsumexp"], rules.along),
     **dict.fromkeys(
         [
             "max_pool1d",
@@ -282,6 +282,8 @@ def apply(labels: Labels, call: Call) -> Any:
         return _moved(labels, call)
     if call.name in ("view_as", "reshape_as"):
         return move(labels, call.args[0], lambda t: t.reshape(call.shape), call.shapes, call.frees)[0]
+    if call.name == "glu":
+        return _gated(labels, call)
     if call.name == "prelu":
         return rules.combined(
             labels, call.args[0], [rules.vector(labels, call.args[1], 1, len(call.shape), "pointwise")]
@@ -307,6 +309,15 @@ def _moved(labels: Labels, call: Call) -> Any:
         balance_parts(labels, found, call.get(place, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
+
+
+def _gated(labels: Labels, call: Call) -> Any:
+    """The first half times the sigmoid of the second: as code with `chunk` has it."""
+    value = call.args[0]
+    dim = call.get(1, "dim", -1) % len(value.shape)
+    halves = move(labels, value, lambda t: t.chunk(2, dim), [call.shape] * 2, [call.free] * 2)
+    balance_parts(labels, halves, dim)
+    return pointwise(labels, halves, call.shape, call.free)
 
 
 def _shuffled(labels: Labels, value: Value, call: Call) -> Value:

@@ -121,7 +121,9 @@ class Rewriter:
         if name in ("view", "_unsafe_view", "reshape", "expand", "repeat"):
             self._resized(node, copy, call, out)
             return
-        if name in MAKERS:
+        if name == "eye":
+            copy.target, copy.args = aten.eye.m, (self.length(out, 0), self.length(out, 1))
+        elif name in MAKERS:
             place = 1 if name.startswith("new_") else 0
             args[place] = self._sizes(out, list(args[place]))
             copy.args = tuple(args)

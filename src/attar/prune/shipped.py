@@ -213,9 +213,10 @@ def _own_tensors(walk: Walk, left: torch.Tensor) -> torch.fx.Graph:
     """The rewritten graph, reading parameters and buffers from the module instead of taking them as inputs."""
     graph = Rewriter(walk, left).graph()
     for node in list(graph.nodes):
-        if node.op != "placeholder" or node.name in walk.graph.inputs:
+        # by its target: a copy of `input`, or of another name that Python has, has another name
+        if node.op != "placeholder" or node.target in walk.graph.inputs:
             continue
-        target = walk.graph.tensors.get(node.name, CONSTANT + node.name)
+        target = walk.graph.tensors.get(str(node.target), f"{CONSTANT}{node.target}")
         with graph.inserting_before(node):
             node.replace_all_uses_with(graph.get_attr(target))
         graph.erase_node(node)

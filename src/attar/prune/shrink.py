@@ -113,11 +113,10 @@ def _shrunk_member(
         units: new units by the identity of the old ones and of what stays; members that shared theirs go on to.
     """
     index = stay.get((member.tensor, member.dim))
-    if index is None:
-        return member
     key = (id(member.unit), id(index))
     if key not in units:
-        units[key] = torch.from_numpy(numbers[member.unit.numpy()[index.numpy()]])
+        unit = member.unit.numpy()  # numbered anew even where none went: others of its group did
+        units[key] = torch.from_numpy(numbers[unit if index is None else unit[index.numpy()]])
     return Member(member.tensor, member.dim, units[key], member.produces, member.kind)
 
 
