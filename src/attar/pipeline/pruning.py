@@ -170,6 +170,11 @@ def _cut(
     cut = pruner.cut({int(group): kept for group, kept in plan.items()})
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     removed = sum(old - new for old, new in cut.widths.values())
+    if removed and budget.latency is not None and pruner.minimum() == pruner.cost():
+        loop.session.watcher.note(
+            f"step {step}: every group is at its floor, as the timings asked for it; on a machine that does other things as "
+            "well they say little: see that the limit is meant so"
+        )
     return {
         "step": step,
         "limits": limits,

@@ -95,8 +95,8 @@ def choose_by_latency(
     """The units that stay under limits among which is a latency.
 
     Latency falls with the MACs but not exactly, so the MACs are bisected: at each of a few points the allocation is
-    made and the cut network timed. The slowest one found under the limit is timed again, and must hold again, before it
-    is returned.
+    made and the cut network timed; twice where it does not hold, of which the better counts. The slowest one found under the
+    limit is timed again, and must hold again, before it is returned.
 
     Args:
         limits: `latency` in seconds, and any of the counted kinds.
@@ -119,7 +119,10 @@ def choose_by_latency(
         kept = choose(structure, scores, bound, allocation, model=model, **options)
         known = next((point for point in tried if _same(point.kept, kept)), None)
         if known is None:
-            known = Probe(kept, model.cost(kept)["macs"], measure(kept))
+            seconds = measure(kept)
+            if seconds > limit:  # whatever else the machine does makes it slower, and a search by that ends far too low
+                seconds = min(seconds, measure(kept))
+            known = Probe(kept, model.cost(kept)["macs"], seconds)
             tried.append(known)
         return known
 
