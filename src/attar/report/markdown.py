@@ -89,3 +89,11 @@ def commits(facts: dict[str, Any]) -> list[str]:
 def teacher_name(facts: dict[str, Any]) -> str:
     """What kept outputs say of their teacher: its builder's name, or those of an ensemble's members."""
     return " + ".join(member["name"] for member in facts["members"]) if "members" in facts else facts["name"]
+
+
+def threads(machine: dict[str, Any]) -> str | None:
+    """`2 threads`, of several ranks `1 thread, 2 ranks`; None where that is not known."""
+    if "threads" not in machine:
+        return None
+    count, ranks = machine["threads"], machine.get("ranks", 1)
+    return f"{count} thread{'s' if count != 1 else ''}" + (f", {ranks} ranks" if ranks > 1 else "")

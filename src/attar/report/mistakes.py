@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 LARGEST_MATRIX = 25
 """Classes beyond which a confusion matrix tells nothing at a glance."""
 COMMONEST, SHOWN = 12, 60
@@ -68,7 +69,7 @@ def class_numbers(predictions: Predictions) -> list[str]:
     return [str(number) for number in range(largest + 1)]
 
 
-def spread(candidates: Sequence[int], count: int) -> list[int]:
+def spread(candidates: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the candidates, evenly spaced: the same ones each time, and no preference among them."""
     if len(candidates) <= count:
         return list(candidates)

@@ -16,6 +16,7 @@ from attar.report.markdown import (
     frontier_rows,
     interval,
     percent,
+    threads,
     worst_proof,
 )
 from attar.report.markup import Child, Markup, element, join, section, table
@@ -190,8 +191,8 @@ def mistakes(facts: Facts, names: Sequence[str]) -> Markup | None:
             "figcaption", element("b", names[row["label"]]), f"→ {opinion(row, 'student', names)}", teacher
         )
         figures.append(element("figure", picture, caption))
-    count = f"{len(shown)} of the {total:,}" if total > len(shown) else f"All {total:,}"
-    text = f"{count} test images that the network gets wrong, evenly spread: what it is → what the network says"
+    some, how = (f"{len(shown)} of the", ", evenly spread") if len(shown) < total else ("All", "")
+    text = f"{some} {total:,} test images that the network gets wrong{how}: what it is → what the network says"
     text += ", then what the teacher says" if "teacher" in shown[0] else ""
     sure = "; the figure is how sure the network is that says it." if "student_confidence" in shown[0] else "."
     return section("mistakes", "Mistakes", element("p", text + sure), element("div", *figures, class_="gallery"))
@@ -241,11 +242,6 @@ def origin(facts: Facts) -> Markup:
         network = element("details", element("summary", "The network layer by layer"), element("pre", facts["summary"]))
     known = [row for row in rows if row[1] not in (None, "")]
     return section("origin", "Where it comes from", table([], known, numbers=False), network)
-
-
-def threads(machine: Facts) -> str | None:
-    ranks = f", {machine['ranks']} ranks" if machine.get("ranks", 1) > 1 else ""
-    return f"{machine['threads']} threads{ranks}" if "threads" in machine else None
 
 
 def words(*parts: Any) -> str:

@@ -17,8 +17,10 @@ from attar.report.markdown import (
     percent,
     table,
     teacher_name,
+    threads,
     worst_proof,
 )
+from attar.report.mistakes import spread
 from attar.report.views import views_section
 
 Facts = dict[str, Any]
@@ -155,8 +157,8 @@ def _confusion(facts: Facts) -> str:
 
 
 def _mistakes(facts: Facts) -> str:
-    """Single images, evenly spread over all that are wrong."""
-    names, shown = facts["confusion"]["classes"], facts["mistakes"]["shown"][:MISTAKES]
+    """Single images of those that are wrong."""
+    names, shown = facts["confusion"]["classes"], spread(facts["mistakes"]["shown"], MISTAKES)
     if not shown:
         return ""
     rows = []
@@ -168,9 +170,9 @@ def _mistakes(facts: Facts) -> str:
         ]
         rows.append([str(row["index"]), names[row["label"]], *opinions])
     heads = ["test image", "is", "the network says", "how sure", "the teacher says", "how sure"]
-    count = (
-        f"{len(shown)} of the {facts['mistakes']['total']:,} test images that the network gets wrong, evenly spread:"
-    )
+    total = facts["mistakes"]["total"]
+    some, how = (f"{len(shown)} of the", ", evenly spread") if len(shown) < total else ("All", "")
+    count = f"{some} {total:,} test images that the network gets wrong{how}:"
     return f"## Mistakes\n\n{count}\n\n{table(heads, rows)}"
 
 
@@ -181,7 +183,6 @@ def _network(facts: Facts) -> str:
 def _origin(facts: Facts) -> str:
     environment, machine = facts["environment"], facts["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    ranks = f", {machine['ranks']} ranks" if machine.get("ranks", 1) > 1 else ""
     rows = [
         ["command", f"`{facts['command']}`"],
         ["recipe", f"{facts['name']}, seed {facts['recipe']['seed']}"],
@@ -191,7 +192,7 @@ def _origin(facts: Facts) -> str:
         ["split", f"{facts['split']['train']:,} training, {facts['split']['held_out']:,} held out"],
         [
             "machine",
-            f"{environment['processor']}, {machine['device']}, {machine['precision']}, {machine['threads']} threads{ranks}",
+            f"{environment['processor']}, {machine['device']}, {machine['precision']}, {threads(machine)}",
         ],
         *_memory(facts),
         ["versions", f"Python {environment['python']}, {versions}"],
