@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +79,7 @@ def compress(
             student=student,
             student_arguments=arguments(student_argument or []),
             epochs=epochs,
+            steps=_steps(overrides or ()),
         )
 
         def show(text: str, done: float | None) -> None:
@@ -89,6 +91,16 @@ def compress(
         print(recipe_toml(recipe))
         if not dry_run:
             carry_out(recipe, out or default_folder(recipe.name), tensorboard)
+
+
+def _steps(overrides: Sequence[str]) -> int | None:
+    """The number of steps among the overrides, where one is given that can be one: epochs are shared out among them."""
+    from attar.recipe.load import value_of
+
+    values = [
+        value_of(raw) for key, _, raw in (one.partition("=") for one in overrides) if key.strip() == "prune.steps"
+    ]
+    return values[-1] if values and isinstance(values[-1], int) and values[-1] > 0 else None
 
 
 def fractions(text: str, option: str) -> list[float]:

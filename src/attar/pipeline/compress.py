@@ -36,6 +36,8 @@ class Wish:
     student_arguments: dict[str, Any] = field(default_factory=dict)
     epochs: float | None = None
     """Passes over the training images, all stages together; by default as many as suit the data's size."""
+    steps: int | None = None
+    """Of pruning; as many as usual by default."""
 
 
 def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
@@ -71,15 +73,22 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
         "distil": distil,
     }
     if wish.budget is not None:
-        steps = {**train, "learning_rate": train["learning_rate"] / 2, "epochs": PRUNING_SHARE * share / STEPS}
+        count = wish.steps or STEPS
+        between = PRUNING_SHARE if count > 1 else 0.0  # what follows the last step is the last fine-tuning
+        step = {**train, "learning_rate": train["learning_rate"] / 2}
         values["prune"] = {
             "budget": wish.budget,
-            "steps": STEPS,
+            "steps": count,
             "allocation": "global",
-            "train": steps,
-            "final": {**steps, "epochs": (1 - PRUNING_SHARE) * share},
+            "train": {**step, "epochs": _rounded((between or PRUNING_SHARE) * share / max(1, count - 1))},
+            "final": {**step, "epochs": _rounded((1 - between) * share)},
         }
     return check_recipe(values, where="compress")
+
+
+def _rounded(epochs: float) -> float:
+    """To four digits, as somebody would write it."""
+    return float(f"{epochs:.4g}")
 
 
 def run_name(builder: str) -> str:

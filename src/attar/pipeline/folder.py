@@ -238,19 +238,20 @@ class RunFolder:
             self._redraw()
 
 
-def lock(folder: Path, wait: bool = False) -> IO[str]:
+def lock(folder: Path, wait: bool = False, name: str = ".lock") -> IO[str]:
     """Lock a folder, which is made if it is not there, against all other processes until the file returned is closed.
 
     Args:
         folder: the folder.
         wait: for another process that has locked it.
+        name: of the file that is locked, in the folder.
 
     Raises:
         RunError: it cannot be written to, is locked by another process, or is on a file system without locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+")
+        file = (folder / name).open("a+")
     except OSError as error:
         raise RunError(f"cannot write to the run folder {folder}: {error.strerror}; choose another --out") from None
     try:

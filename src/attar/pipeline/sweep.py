@@ -146,7 +146,7 @@ def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
 
     Points of other grids stay as they are recorded: another sweep may be at work on them in this very folder.
     """
-    with lock(out, wait=True):
+    with lock(out, wait=True, name=".sweep.lock"):
         table = _recorded(out)
         for point in points:
             became: dict[str, Any] = {"done": (out / point.name / "export.safetensors").is_file()}
