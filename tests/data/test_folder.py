@@ -207,11 +207,11 @@ def test_layouts_refused(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path / 'none'}")
     top = tmp_path / "top"
     top.mkdir()
-    with pytest.raises(DataError, match="pictures of 0 classes; needed are sub-folders"):
+    with pytest.raises(DataError, match="pictures of 0 classes; needed are two at least"):
         load_data(f"folder:{top}")
     (top / "ant").mkdir()
     Image.new("L", (4, 4)).save(top / "ant" / "1.png")
-    with pytest.raises(DataError, match="pictures of 1 classes"):
+    with pytest.raises(DataError, match="pictures of 1 class; needed"):
         load_data(f"folder:{top}")
     fill(tmp_path / "other" / "train", 1)
     fill(tmp_path / "other" / "test", 1)

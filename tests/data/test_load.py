@@ -63,7 +63,7 @@ def test_parts_that_do_not_fit() -> None:
     for bad, complaint in (
         ((images.float(), labels), "uint8"),
         ((images[:0], labels[:0]), "none of these 0"),
-        ((images, labels[:3]), "one for each image"),
+        ((images, labels[:3]), "one for each of the 4 images"),
         ((images, labels.int()), "int64"),
         ((images, labels + 1), "labels go from 1 to 3, but there are 3 classes"),
         ((images, labels - 1), "labels go from -1"),

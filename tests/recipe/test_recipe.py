@@ -143,6 +143,11 @@ def test_bad_overrides(tmp_path, override, expected):
         assert expected in message(tmp_path, GOOD, override)
 
 
+def test_a_fault_of_an_override_is_not_put_down_to_the_file(tmp_path):
+    said = message(tmp_path, GOOD, "distil.temperature=-1")
+    assert said.startswith("distil.temperature = -1: ") and said.endswith(f"(given on top of {tmp_path / 'r.toml'})")
+
+
 def test_overrides_of_a_checked_recipe_reach_tables_that_are_absent_and_entries_of_lists(tmp_path):
     members = "\n".join(f'[[teacher.members]]\nmodel = "resnet{n}"\ntrain = {{ epochs = 3 }}' for n in (20, 32))
     text = GOOD.replace('[teacher]\nmodel = "resnet20"\n[teacher.train]\nepochs = 1\n', f"[teacher]\n{members}\n")

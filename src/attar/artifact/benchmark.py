@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,20 +102,18 @@ def bench_all(
     threads: int = 1,
     seconds: float = 2.0,
     allow: Collection[str] = (),
+    tell: Callable[[str], None] = lambda name: None,
 ) -> list[Bench]:
-    """Measure the network and every view that the artifact has, or only those named (`network`, `onnx`, ...)."""
-    chosen = views or (NETWORK, *view_names(path))
-    return [
-        bench(
-            path,
-            None if view == NETWORK else view,
-            batches=batches,
-            threads=threads,
-            seconds=seconds,
-            allow=allow,
-        )
-        for view in chosen
-    ]
+    """Measure the network and every view that the artifact has, or only those named (`network`, `onnx`, ...).
+
+    `tell` is told what is measured next.
+    """
+    found = []
+    for view in views or (NETWORK, *view_names(path)):
+        tell(view)
+        shown = None if view == NETWORK else view
+        found.append(bench(path, shown, batches=batches, threads=threads, seconds=seconds, allow=allow))
+    return found
 
 
 def measure(order: str) -> str:

@@ -45,12 +45,16 @@ def bench(
         found, without = ([], "") if teacher is False or (view and not teacher) else _teacher(artifact, settings)
         if without and teacher:
             raise ValueError(f"{without}; leave --teacher out")
-        found += bench_all(artifact, view or (), **settings)
+        found += bench_all(artifact, view or (), **settings, tell=_tell)
         print(as_text(found) if not as_json else json.dumps([asdict(row) for row in found], indent=1))
         if without:
             typer.echo(f"The teacher is not measured: {plain(without)}.", err=True)
         if any(row.error for row in found):
             raise typer.Exit(FAILED)
+
+
+def _tell(name: str) -> None:
+    typer.echo(f"measuring {plain(name)} ...", err=True)
 
 
 def _teacher(artifact: Path, settings: dict[str, Any]) -> tuple[list[Bench], str]:
@@ -60,7 +64,7 @@ def _teacher(artifact: Path, settings: dict[str, Any]) -> tuple[list[Bench], str
     from attar.pipeline.teacher import bench_teacher
 
     try:
-        return bench_teacher(artifact, **settings), ""
+        return bench_teacher(artifact, **settings, tell=_tell), ""
     except (ArtifactError, RunError) as error:
         return [], str(error)
 

@@ -87,5 +87,8 @@ def add(
 
     with explained():
         from attar.pipeline.zoo import add as add_artifact
+        from attar.pipeline.zoo import find_zoo
 
         print(f"zoo: {add_artifact(run, name, zoo, records)}")
+        if not zoo.samefile(find_zoo()):
+            print(f"It is not the zoo that `attar zoo list` shows by itself: give the other commands --zoo {zoo}")

@@ -72,8 +72,12 @@ def _to_uint8(array: Array, what: str) -> Array:
         return array.astype(np.uint8)
     if array.dtype.kind not in "iuf":
         raise DataError(f"{what} must be numbers, not {array.dtype}")
+    if array.dtype.kind == "f" and len(bad := np.unique(np.nonzero(np.isnan(array))[0])):
+        raise DataError(
+            f"{what}: {len(bad):,} of the {len(array):,} images hold NaN, the first of them number {bad[0]}"
+        )
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= (255 if array.dtype.kind in "iu" else 1)):  # so that NaN is refused, too
+    if not (low >= 0 and high <= (255 if array.dtype.kind in "iu" else 1)):
         raise DataError(
             f"{what} are {array.dtype} from {low} to {high}; attar takes whole numbers 0..255, or fractions 0..1 (it"
             " normalises images itself)"

@@ -63,8 +63,8 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
     class_names = [path.name for path, _, test in found if not test]
     if len(class_names) < 2:
         raise DataError(
-            f"{parts[0][0]} has pictures of {len(class_names)} classes; needed are sub-folders, one for each class,"
-            f" with pictures ({' '.join(sorted(SUFFIXES))})"
+            f"{parts[0][0]} has pictures of {len(class_names)} class{'' if len(class_names) == 1 else 'es'}; needed are two at"
+            f" least, each a sub-folder with pictures ({' '.join(sorted(SUFFIXES))})"
         )
     for path, _, _ in found:
         if path.name not in class_names:

@@ -125,7 +125,7 @@ def _check_part(what: str, images: Tensor, labels: Tensor, classes: int) -> None
         )
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise DataError(
-            f"{what} labels must be int64 ({len(images)},), one for each image,"
+            f"{what} labels must be whole numbers (int64), one for each of the {len(images):,} images,"
             f" not {labels.dtype} {tuple(labels.shape)}"
         )
     low, high = int(labels.min()), int(labels.max())

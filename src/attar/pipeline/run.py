@@ -256,7 +256,8 @@ def _check_networks(session: Session) -> None:
         if tuple(getattr(outputs, "shape", ())) != wanted:
             raise RecipeError(
                 f"{place}.model = {network.model!r}: for images of {list(session.data.image_shape)} it should give "
-                f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}"
+                f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}; "
+                f"{place}.arguments may say how many classes"
             )
         if network.weights is not None and not session.folder.finished("distil" if place == "student" else "teach"):
             known = session.data.image_shape[0], session.data.classes

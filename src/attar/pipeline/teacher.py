@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -19,7 +19,13 @@ from attar.train import read_checkpoint
 
 
 def bench_teacher(
-    path: str | Path, *, batches: Sequence[int], threads: int, seconds: float, allow: Collection[str] = ()
+    path: str | Path,
+    *,
+    batches: Sequence[int],
+    threads: int,
+    seconds: float,
+    allow: Collection[str] = (),
+    tell: Callable[[str], None] = lambda name: None,
 ) -> list[Bench]:
     """Measure the teacher of the run that an artifact lies in, saved for the moment as an artifact of its own.
 
@@ -45,6 +51,7 @@ def bench_teacher(
     description, golden = artifact.describe(path), artifact.golden_images(path)
     found = []
     for name, network, state in parts:
+        tell(name)
         with tempfile.TemporaryDirectory() as place:
             folder = _save(Path(place) / "teacher", network, state, description, golden, allow)
             found.append(

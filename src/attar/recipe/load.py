@@ -7,7 +7,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _override(values, override)
-    return check_recipe(values, where=str(path), lines=_lines(text))
+    given = {tuple(override.partition("=")[0].strip().split(".")) for override in overrides}
+    lines = {place: line for place, line in _lines(text).items() if place not in given}
+    return check_recipe(values, where=str(path), lines=lines, given=given)
 
 
-def check_recipe(values: dict[str, Any], where: str = "recipe", lines: dict[Place, int] | None = None) -> Recipe:
+def check_recipe(
+    values: dict[str, Any],
+    where: str = "recipe",
+    lines: dict[Place, int] | None = None,
+    given: Collection[Place] = (),
+) -> Recipe:
     """Check a recipe given as nested dictionaries.
+
+    Args:
+        values: the recipe.
+        where: it was read.
+        lines: of tables and keys there.
+        given: places whose values were not read there but given on top.
 
     Raises:
         RecipeError: listing every fault with its place.
@@ -60,7 +73,7 @@ def check_recipe(values: dict[str, Any], where: str = "recipe", lines: dict[Plac
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        faults = [_explain(fault, values, where, lines or {}) for fault in error.errors()]
+        faults = [_explain(fault, where, lines or {}, given) for fault in error.errors()]
         raise RecipeError("\n".join(dict.fromkeys(faults))) from None
 
 
@@ -132,24 +145,32 @@ def _lines(text: str) -> dict[Place, int]:
     return lines
 
 
-def _explain(fault: Any, values: dict[str, Any], where: str, lines: dict[Place, int]) -> str:
+def _explain(fault: Any, where: str, lines: dict[Place, int], given: Collection[Place]) -> str:
     place: Place = tuple(fault["loc"])
     line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), None)
     dotted = ".".join(str(part) for part in place) or "the whole recipe"
     start = f"{where}{f':{line}' if line else ''}: {dotted}"
+    end = ""
+    if any(place[: len(key)] == tuple(map(_number, key)) for key in given):
+        start, end = dotted, f" (given on top of {where})"
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{start}: {no_such_key(str(place[-1]), _keys_at(place[:-1]))}"
+        return f"{start}: {no_such_key(str(place[-1]), _keys_at(place[:-1]))}{end}"
     if kind == "missing":
-        return f"{start}: must be given"
+        return f"{start}: must be given{end}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         hint = closest(str(fault["input"]), allowed)
-        return f"{start} = {fault['input']!r}{hint}; allowed: {', '.join(allowed)}"
+        return f"{start} = {fault['input']!r}{hint}; allowed: {', '.join(allowed)}{end}"
     message = str(context["error"]) if "error" in context else fault["msg"]
     shown = fault["input"]
     value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"
-    return f"{start}{value}: {message[:1].lower()}{message[1:]}"
+    return f"{start}{value}: {message[:1].lower()}{message[1:]}{end}"
+
+
+def _number(part: str | int) -> str | int:
+    """Entries of lists are numbers in a fault's place."""
+    return int(part) if isinstance(part, str) and part.isdecimal() else part
 
 
 def _keys_at(place: Place) -> list[str]:

@@ -57,6 +57,10 @@ class Data(Table):
     def _both(self) -> Data:
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise ValueError("mean and std go together: give both, a number for each channel")
+        if far := next((value for value in self.mean or () if not 0 <= value <= 1), None):
+            raise ValueError(
+                f"mean has {far:g}, and pixels are in 0..1; divide mean and std of pixels in 0..255 by 255"
+            )
         return self
 
 
