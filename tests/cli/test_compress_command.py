@@ -1,6 +1,7 @@
 """attar compress: a run from a few words, on the user's own teacher and pictures."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from attar.cli.app import app
 from attar.data import load_data
 from attar.models import build
-from attar.pipeline.compress import run_name
+from attar.pipeline.compress import Wish, compress_recipe, run_name
 from attar.recipe import Budget, check_recipe, load_recipe, recipe_toml
 
 WIDTHS = "widths=[4,6,8]"
@@ -178,3 +179,20 @@ def test_nothing_is_left_without_weights_or_training():
     values = {"name": "x", "data": {"source": "digits"}, "student": {"model": "cnn5"}, "distil": {"alpha": 0.0}}
     with pytest.raises(RecipeError, match=r"needs a \[distil.train\] table"):
         check_recipe(values)
+
+
+@pytest.mark.parametrize("steps", [None, 1, 3, 40])
+def test_epochs_are_shared_out_among_the_steps(steps):
+    wish = Wish("resnet20", "none.pth", {"source": "digits"}, Budget(params="50%"), epochs=6, steps=steps)
+    settings = compress_recipe(wish, load_data("digits")).prune
+    assert settings.steps == (steps or 10)
+    between = (settings.steps - 1) * settings.train.epochs  # what follows the last step is the last fine-tuning
+    assert between + settings.final.epochs == pytest.approx(6, abs=0.01)
+
+
+def test_the_number_of_steps_is_read_from_the_overrides(weights):
+    said = attar("compress", "--teacher", "resnet20", "--teacher-argument", WIDTHS, "--weights", weights, "--data", "digits",
+                 "--params", "50%", "--epochs", "6", "prune.steps=3", "--dry-run")  # fmt: skip
+    assert said.exit_code == 0, said.output
+    settings = tomllib.loads(said.stdout)["prune"]
+    assert settings["steps"] == 3 and settings["train"]["epochs"] == 1.2 and settings["final"]["epochs"] == 3.6

@@ -94,6 +94,8 @@ def _value(
     try:
         return loss(module, batch)
     except RuntimeError:
+        if not thawed:
+            raise
         before = [parameter._version for parameter in thawed]
         for parameter in thawed:
             parameter.requires_grad_(False)
