@@ -6,9 +6,10 @@ import shutil
 import pytest
 from small_runs import DIGITS, SMALL
 
+from attar.artifact.folder import WEIGHTS
 from attar.pipeline import folder as folder_module
 from attar.pipeline import run
-from attar.recipe import load_recipe
+from attar.recipe import RecipeError, load_recipe
 from attar.report.views import views_section
 from attar.train import CheckpointError
 
@@ -17,6 +18,21 @@ from attar.train import CheckpointError
 def told(finished_runs):
     folder = finished_runs / "a" / "artifact"
     return json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text(), folder
+
+
+def test_a_recipe_may_be_a_dictionary(told, tmp_path):
+    facts, _, folder = told
+    shutil.copytree(folder.parent, tmp_path / "run")
+    assert run(facts["recipe"], tmp_path / "run")["test"] == facts["test"]
+    with pytest.raises(RecipeError, match="recipe: student: must be given"):
+        run({"name": "x", "data": {"source": "digits"}}, tmp_path / "other")
+
+
+def test_the_teachers_bytes_are_those_of_its_file(told):
+    """As the student's are: a header of names and shapes included."""
+    facts, _, folder = told
+    same = facts["cost"]["before"]  # the teacher has the student's shape before pruning
+    assert facts["cost"]["teacher"] == same and facts["cost"]["after"]["bytes"] == (folder / WEIGHTS).stat().st_size
 
 
 def test_confusion_and_mistakes_are_those_of_the_predictions(told):

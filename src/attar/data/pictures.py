@@ -92,5 +92,7 @@ def _of_16_bits(pixels: Array) -> Array:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = str(error).partition(" '")[0].partition(" <")[0]  # Pillow repeats the path, or names the object
     return text or type(error).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from attar.pipeline.teaching import distil, teach
 from attar.pipeline.tensorboard import Board
 from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.weights import load_weights
-from attar.recipe import Recipe, RecipeError, load_recipe, recipe_toml
+from attar.recipe import Recipe, RecipeError, check_recipe, load_recipe, recipe_toml
 from attar.recipe.types import Network
 from attar.train import ALONE, Machine, Ranks
 
@@ -33,7 +33,7 @@ Given = ImageData | tuple[Dataset, Dataset] | None
 
 
 def run(
-    recipe: Recipe | str | Path,
+    recipe: Recipe | Mapping[str, Any] | str | Path,
     out: str | Path,
     watcher: Watcher | None = None,
     until: str = "report",
@@ -44,7 +44,7 @@ def run(
     """Do everything that a recipe says, or what is left of it, in the run folder `out`.
 
     Args:
-        recipe: a checked recipe, or the path of one.
+        recipe: a checked recipe, one as nested dictionaries, or the path of one (`load_recipe` takes overrides, too).
         out: the run folder; made if it is not there, continued if it holds this very run.
         watcher: told about progress.
         until: the last stage to do. After `export` the artifact is there and the test images are not read yet: what is
@@ -66,7 +66,7 @@ def run(
         RankError: another rank was lost, or is not like this one; the same call goes on.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe)
+        recipe = check_recipe(dict(recipe)) if isinstance(recipe, Mapping) else load_recipe(recipe)
     ranks = Ranks.here()
     watcher = watcher if watcher is not None and ranks.first else Silent()
     training = _training_stages(recipe)
