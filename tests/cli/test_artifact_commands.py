@@ -166,7 +166,8 @@ def test_bench_measures_teacher_and_view(finished):
         "bench", finished / "artifact", "--teacher", "--view", "onnx", "--batches", "1,16", "--seconds", "0", "--json"
     )
     assert result.exit_code == 0, result.output
-    rows = {row["name"]: row for row in json.loads(result.output)}
+    rows = {row["name"]: row for row in json.loads(result.stdout)}
+    assert "measuring teacher ..." in result.stderr and "measuring onnx ..." in result.stderr
     assert list(rows) == ["teacher", "model.onnx"]
     for row in rows.values():
         assert row["threads"] == 1
