@@ -76,6 +76,7 @@ def test_every_stage_of_a_run(device, monkeypatch, tmp_path):
 def test_a_dry_run(device, monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "_device", lambda asked: device)
     monkeypatch.setattr(Machine, "buffered", property(lambda self: True))
+    monkeypatch.setattr(step, "AHEAD", 4)  # it times three looks' worth of steps
     before = Played.replays
     shape = "{ widths = [4, 4, 4], hidden = 8, size = 8 }"
     small = [f"{who}.{key}" for who in ("teacher", "student") for key in ("model=cnn5", f"arguments={shape}")]
