@@ -171,7 +171,7 @@ def lengths(found: dict[str, list[Record]]) -> str:
     rows = []
     for same in by_shape.values():
         for records in sorted(same, key=lambda records: images_seen(records[0].facts)) if len(same) > 1 else []:
-            last = [json.loads((r.path / "metrics.jsonl").read_text().splitlines()[-1]) for r in records]
+            last = [last_epoch(record.path / "metrics.jsonl") for record in records]
             rows.append(
                 [
                     records[0].facts["name"],
@@ -188,7 +188,13 @@ def lengths(found: dict[str, list[Record]]) -> str:
 
 def images_seen(facts: dict[str, Any]) -> int:
     """Images that the student of a run, or of a sweep's point, saw."""
-    return sum(count for stage, count in facts["images_seen"].items() if stage != "teach")
+    return sum(count for stage, count in facts["images_seen"].items() if stage not in ("teach", "int8"))
+
+
+def last_epoch(metrics: Path) -> dict[str, Any]:
+    """The last line of the network's own training; its int8 file may have been trained further."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [line for line in lines if line["stage"] != "int8"][-1]
 
 
 def overview(found: dict[str, list[Record]]) -> str:

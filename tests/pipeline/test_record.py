@@ -193,3 +193,11 @@ def test_the_peak_of_memory_is_stated(finished_runs):
     assert re.search(
         r"peak memory \| teach [\d,]+ MB, distil [\d,]+ MB, prune", (finished_runs / "a/artifact/report.md").read_text()
     )
+
+
+def test_training_for_int8_is_not_the_networks_own(tmp_path):
+    script = importlib.import_module("results")
+    lines = [{"stage": "prune", "held_out": 0.9}, {"stage": "int8", "held_out": 0.8}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert script.last_epoch(tmp_path / "metrics.jsonl") == lines[0]
+    assert script.images_seen({"images_seen": {"teach": 9, "distil": 2, "prune": 3, "int8": 4}}) == 5
