@@ -405,11 +405,9 @@ class Pruner:
         mixing = [
             f"{group.name}: {note}" for group in self.original.groups if group.name in removed for note in group.notes
         ]
-        weak = ("its answers tell little of what it computes, so the proof is weak",) if self._says_little() else ()
-        return (*mixing, *weak, *self.reports)
-
-    def _says_little(self) -> bool:
-        return self._question is not None and self._question.says_little
+        weak = self._question is not None and self._question.says_little
+        told = ("its answers tell little of what it computes, so the proof is weak",) if weak else ()
+        return (*mixing, *told, *self.reports)
 
     def _apply(
         self,
