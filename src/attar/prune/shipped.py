@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Container, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -194,7 +195,8 @@ def _bound(model: nn.Module, runs: list[_Run]) -> types.MethodType:
                 f"{type(self).__name__} runs the graph that was captured: call it with the same arguments as then, "
                 f"of which those that are no tensors were {run.numbers}, not {numbers(leaves)}"
             )
-        tensors = (leaf for leaf in (*self.parameters(), *self.buffers(), *leaves) if isinstance(leaf, torch.Tensor))
+        held = chain(self.parameters(), self.buffers(), leaves)  # the first tells; a forward pass walks over no others
+        tensors = (leaf for leaf in held if isinstance(leaf, torch.Tensor))
         device = next((tensor.device for tensor in tensors), None)
         return tree_unflatten(run.on(device)(self, *leaves), run.outputs)
 
