@@ -41,6 +41,24 @@ def test_the_plain_network_layer_by_layer():
     assert sum(p.numel() for p in network.parameters()) == convolutions + linear == 357_514
 
 
+def test_separable_blocks_one_by_one():
+    """A 3x3 for each channel and a 1x1 across them, both with BN; the shortcut adds what came in."""
+
+    def block(a, b):
+        return 9 * a + 2 * a + a * b + 2 * b
+
+    network = build("separable_resnet", widths=(32, 64), depths=(7, 3), in_channels=1, classes=10)
+    stem, linear = 9 * 32 + 2 * 32, 64 * 10 + 10
+    wanted = stem + 7 * block(32, 32) + block(32, 64) + 2 * block(64, 64) + linear
+    assert sum(p.numel() for p in network.parameters()) == wanted == 23_466
+    assert network.stages(torch.randn(1, 32, 28, 28)).shape == (1, 64, 7, 7)
+    first, second = network.stages[0][:2]
+    x = torch.randn(2, 32, 9, 9)
+    for layer in (first, second):
+        nn.init.zeros_(layer.bn2.weight)  # leaves the shortcut alone, where there is one
+    assert not first(x).any() and second(x).equal(x)
+
+
 SMALL = {
     "cnn5": {"widths": (4, 6, 8), "hidden": 12},
     "densenet_bc": {"depth": 10, "growth": 4},
@@ -49,6 +67,7 @@ SMALL = {
     "wide_resnet": {"depth": 10, "widen": 1, "dropout": 0.1},
     "resnet20": {"widths": (4, 6, 8)},
     "resnet50": {"widths": (8, 8, 8, 8), "stem": "stride2"},
+    "separable_resnet": {"widths": (4, 8), "depths": (2, 2)},
 }
 
 
@@ -76,7 +95,7 @@ def test_every_family_can_be_pruned(name):
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", ["densenet_bc", "preact_resnet18", "resnext29", "wide_resnet"])
+@pytest.mark.parametrize("name", ["densenet_bc", "preact_resnet18", "resnext29", "separable_resnet", "wide_resnet"])
 @pytest.mark.parametrize("size", [8, 32])
 def test_other_image_sizes(name, size):
     assert build(name, in_channels=3, **SMALL[name]).eval()(torch.zeros(1, 3, size, size)).shape == (1, 10)
@@ -94,6 +113,10 @@ def test_other_image_sizes(name, size):
         ("resnext29", {"cardinality": 0}, "cardinality"),
         ("preact_resnet18", {"widths": (1, 2, 3)}, "widths"),
         ("cnn5", {"size": 7}, "at least 8"),
+        ("separable_resnet", {"depths": (7,)}, "depths must be 2 whole numbers"),
+        ("separable_resnet", {"widths": ()}, "one for each of 1 to 8 stages"),
+        ("separable_resnet", {"widths": 32}, "one for each of 1 to 8 stages"),
+        ("separable_resnet", {"depths": (7, 1000)}, r"depths\[1\] must be .* to 256, not 1000"),
         ("wideresnet", {}, "did you mean 'wide_resnet'"),
     ],
 )

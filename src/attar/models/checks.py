@@ -14,11 +14,11 @@ def positive(name: str, value: Any, largest: int = LARGEST) -> int:
     return value
 
 
-def positives(name: str, values: Any, length: int) -> tuple[int, ...]:
-    """Return `values` as a tuple of `length` positive ints; raises ValueError that names the argument."""
+def positives(name: str, values: Any, length: int, largest: int = LARGEST) -> tuple[int, ...]:
+    """Return `values` as a tuple of `length` ints in 1..largest; raises ValueError that names the argument."""
     if isinstance(values, str) or not isinstance(values, Sequence) or len(values) != length:
         raise ValueError(f"{name} must be {length} whole numbers, one for each stage, not {values!r}")
-    return tuple(positive(f"{name}[{i}]", value) for i, value in enumerate(values))
+    return tuple(positive(f"{name}[{i}]", value, largest) for i, value in enumerate(values))
 
 
 def fraction(name: str, value: Any) -> float:

@@ -17,6 +17,7 @@ from attar.models.plain import cnn5
 from attar.models.preact import preact_resnet18, wide_resnet
 from attar.models.resnet import cifar_resnet, resnet50
 from attar.models.resnext import resnext29
+from attar.models.separable import separable_resnet
 from attar.names import closest, function_named
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -26,6 +27,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "densenet_bc": densenet_bc,
     "preact_resnet18": preact_resnet18,
     "resnext29": resnext29,
+    "separable_resnet": separable_resnet,
     "wide_resnet": wide_resnet,
 }
 LIBRARIES = {"attar": "attar", "timm": "timm", "torchvision": "torchvision", "hf": "transformers"}
