@@ -19,12 +19,9 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups:
 
 
 def initialise(network: nn.Module) -> None:
-    """Kaiming initialisation (He et al. 2015, normal, fan out); BatchNorm 1 and 0; Linear as torch has it."""
+    """Kaiming initialisation (He et al. 2015, normal, fan out) of convolutions; the rest stays as torch has it."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)

@@ -19,13 +19,14 @@ MOST_STAGES, MOST_BLOCKS = 8, 256
 class SeparableBlock(nn.Module):
     """3x3 for each channel, 1x1 across them, and a shortcut where the shape stays.
 
-    (B, inputs, H, W) -> (B, outputs, H/stride, W/stride). No ReLU stands between the two, nor after the sum.
+    (B, inputs, H, W) -> (B, outputs, H/stride, W/stride). Between the two stands a BatchNorm without parameters: it helps the
+    training, and a scale and shift there would be those of the 1x1 and its norm over again. There is no ReLU after the sum.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.depthwise = convolution(inputs, inputs, 3, stride, groups=inputs)
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = nn.BatchNorm2d(inputs, affine=False)
         self.pointwise = convolution(inputs, outputs, 1)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
@@ -63,12 +64,12 @@ class SeparableResNet(nn.Module):
 
 def separable_resnet(
     widths: Sequence[int] = (32, 64),
-    depths: Sequence[int] = (7, 3),
+    depths: Sequence[int] = (8, 3),
     strides: Sequence[int] = (2, 2),
     in_channels: int = 1,
     classes: int = 10,
 ) -> SeparableResNet:
-    """Residual network of depthwise separable convolutions for small images; 23,466 parameters as it is.
+    """Residual network of depthwise separable convolutions for small images; 24,074 parameters as it is.
 
     `widths`, `depths` (blocks) and `strides` (of the first block) are one number for each stage, of which there are as many
     as widths. The stem keeps the resolution and has the first stage's width. Raises ValueError for arguments that make
