@@ -24,7 +24,8 @@ DIGITS = str(ROOT / "recipes" / "digits.toml")
 TINY = [
     "teacher.train.warmup=0", "distil.train.warmup=0", "teacher.train.epochs=0.5", "distil.train.epochs=0.5",
     "prune.steps=2", "prune.train.epochs=0.1", "prune.final.epochs=0.2", "export.onnx=false", "export.pt2=false",
-    "teacher.arguments.widths=[4,4,4]", "student.arguments.widths=[4,6,8]",
+    "teacher.model=cnn5", "teacher.arguments={widths=[4,4,4],hidden=8,size=8}",
+    "student.model=separable_resnet", "student.arguments={widths=[4,8],depths=[2,2],strides=[1,2]}",
 ]  # fmt: skip
 
 

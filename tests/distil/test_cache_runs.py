@@ -31,8 +31,8 @@ arguments = { widths = [5, 7, 9] }
 epochs = 1
 batch = 64
 [student]
-model = "resnet20"
-arguments = { widths = [4, 6, 8] }
+model = "separable_resnet"
+arguments = { widths = [4, 8], depths = [2, 2], strides = [1, 2] }
 [distil]
 view_pool = 2
 [distil.train]
@@ -138,7 +138,7 @@ def test_other_students_and_seeds_share_the_pool(place, stored):
     (before,) = kept_pools(pools_folder())
     files = {file.name: file.read_bytes() for file in before.path.glob("*.rows")}
     weights = f"teacher.weights={place / 'on' / 'teach.safetensors'}"
-    changes = ["seed=5", "distil.view_seed=0", "student.arguments.widths=[3,4,5]", "distil.train.batch=50"]
+    changes = ["seed=5", "distil.view_seed=0", "student.arguments.widths=[3,5]", "distil.train.batch=50"]
     run(load_recipe(place / "pooled.toml", [weights, *changes, "distil.train.epochs=1"]), place / "other")
     (after,) = kept_pools(pools_folder())
     assert after.key == before.key

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 DIGITS = Path(__file__).parents[2] / "recipes" / "digits.toml"
+NETWORK = {"widths": (8, 12), "depths": (2, 2), "strides": (1, 2)}
+"""Of `separable_resnet`, the teacher's and the student's."""
 SMALL = (
     "compute.precision=fp32", "compute.device=cpu", "compute.threads=1",
-    "teacher.arguments.widths=[4,6,8]", "teacher.train.epochs=1", "teacher.train.warmup=0",
-    "student.arguments.widths=[4,6,8]", "distil.train.epochs=1", "distil.train.warmup=0",
+    "teacher.model=separable_resnet", "teacher.arguments={widths=[8,12],depths=[2,2],strides=[1,2]}",
+    "teacher.train.epochs=1", "teacher.train.warmup=0",
+    "student.model=separable_resnet", "student.arguments={widths=[8,12],depths=[2,2],strides=[1,2]}",
+    "distil.train.epochs=1", "distil.train.warmup=0",
     "prune.steps=2", "prune.train.epochs=0.2", "prune.final.epochs=0.5",
     "export.onnx=false", "export.pt2=false", "export.int8=false",
 )  # fmt: skip

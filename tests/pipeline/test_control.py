@@ -7,6 +7,7 @@ import pytest
 import torch
 from command_line import attar
 from safetensors.torch import load_file
+from small_runs import NETWORK
 
 from attar.artifact.shape import shaped
 from attar.models import build
@@ -122,8 +123,8 @@ def test_a_control_of_a_run_that_has_not_read_the_test_does_not_either(finished_
 
 def test_fresh_weights_keep_the_scale_of_every_layer(finished_runs):
     torch.manual_seed(0)
-    whole = build("resnet20", widths=[4, 6, 8])
-    small = shaped(build("resnet20", widths=[4, 6, 8]), finished_runs / "a" / "artifact")
+    whole = build("separable_resnet", **NETWORK)
+    small = shaped(build("separable_resnet", **NETWORK), finished_runs / "a" / "artifact")
     names = dict(whole.named_parameters())
     narrower = [n for n, p in small.named_parameters() if p.dim() > 1 and p.shape[1] < names[n].shape[1]]
     assert narrower

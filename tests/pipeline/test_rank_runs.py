@@ -33,8 +33,8 @@ epochs = 0.5
 batch = 63
 learning_rate = 0.003
 [student]
-model = "resnet20"
-arguments = { widths = [4, 6, 8] }
+model = "separable_resnet"
+arguments = { widths = [4, 8], depths = [2, 2], strides = [1, 2] }
 [distil]
 view_pool = 2
 [distil.train]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import DIGITS, SMALL
+from small_runs import DIGITS, NETWORK, SMALL
 from typer.testing import CliRunner
 
 from attar.cli.app import app
@@ -56,7 +56,7 @@ def test_the_shape_is_planned_by_the_weights_that_are_there(finished_runs, tmp_p
             (tmp_path / name).write_bytes((finished_runs / "a" / name).read_bytes())
     recipe = load_recipe(DIGITS, (*SMALL, *given))
     found = rehearse(recipe, tmp_path)
-    settings, network = recipe.prune, build("resnet20", widths=[4, 6, 8])
+    settings, network = recipe.prune, build("separable_resnet", **NETWORK)
     network.load_state_dict(load_file(distilled))
     pruner = Pruner(network, torch.zeros(2, 1, 8, 8), settings.importance, settings.allocation)
     expected = pruner.step(settings.budget).kept

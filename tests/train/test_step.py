@@ -29,7 +29,7 @@ def trained(device: str, optimiser: str, buffered: bool, monkeypatch: pytest.Mon
     views = Views(data.images, data.labels, AUGMENT, 0, device, mean, std, mixup=mixup)
     machine = Machine(device, "fp32", True, torch.get_num_threads())
     torch.manual_seed(1)
-    teacher = machine.place(build("resnet20", widths=(4, 4, 4))).eval()
+    teacher = machine.place(build("cnn5", widths=(4, 4, 4), hidden=8, size=8)).eval()
 
     @torch.inference_mode()
     def evaluate(images: torch.Tensor) -> torch.Tensor:
@@ -37,7 +37,7 @@ def trained(device: str, optimiser: str, buffered: bool, monkeypatch: pytest.Mon
 
     objective = FromTeacher(ViewOutputs(views, parts.train, evaluate, coding_for(10)), 2.0, 0.5)
     torch.manual_seed(0)
-    state, said, told = TrainState(build("resnet20", widths=(4, 5, 6)), machine), [], []
+    state, said, told = TrainState(build("separable_resnet", widths=(4, 6), depths=(2, 2)), machine), [], []
     rate = 0.02 if optimiser == "sgd" else 1e-3
     training = Training(epochs=2, batch=32, optimiser=optimiser, learning_rate=rate, warmup=0.2, ema=0.9, clip=5)
     fit(

@@ -19,7 +19,7 @@ class Member:
     tensor: str
     """Qualified name of the parameter or buffer in the model, e.g. `layer1.0.conv1.weight`."""
     dim: int
-    unit: torch.Tensor
+    unit: torch.Tensor = field(repr=False)
     """int64 (length of dim,): the unit that owns each index along `dim`, -1 where none of this group does."""
     produces: bool
     """Whether this side makes the units (an output axis), rather than reads them (an input axis)."""
@@ -35,7 +35,7 @@ class Group:
     """Stable and readable: the tensor that first makes the units, e.g. `layer1.0.conv1.weight`."""
     size: int
     members: tuple[Member, ...]
-    row: torch.Tensor | None = None
+    row: torch.Tensor | None = field(default=None, repr=False)
     """int64 (size,) or None: units of one row (attention head, convolution group). Every row keeps the same count."""
     protected: str = ""
     """Why no unit may go (`input`, `output`, `asked`, the operation that fixes it), or empty."""
