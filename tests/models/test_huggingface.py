@@ -28,6 +28,11 @@ def test_it_can_be_pruned():
     assert sum(parameter.numel() for parameter in small.parameters()) <= 0.6 * before
 
 
+def test_an_argument_in_both_words_is_refused():
+    with pytest.raises(ValueError, match="given twice"):
+        build("hf:resnet", classes=7, num_labels=8, **SMALL)
+
+
 @pytest.mark.parametrize("name", ["hf:resnt", "hf:bert"])
 def test_what_classifies_no_images_is_refused(name):
     with pytest.raises(ValueError, match="no image classifier"):

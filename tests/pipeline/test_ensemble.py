@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import DIGITS, SMALL
 
 from attar.distil import read_outputs
@@ -13,6 +13,7 @@ from attar.models import build
 from attar.pipeline import Interrupted, run, stage_loop
 from attar.pipeline.control import control_recipe
 from attar.pipeline.filling import export_outputs, fill_pool
+from attar.pipeline.watch import Silent
 from attar.recipe import RecipeError, check_recipe, load_recipe
 from attar.report import teacher_name
 
@@ -34,6 +35,22 @@ def test_an_ensemble_is_the_mean_of_probabilities():
         logs = Ensemble(members)(images)
     torch.testing.assert_close(logs.exp(), mean)
     torch.testing.assert_close((logs / 4).softmax(1), mean**0.25 / (mean**0.25).sum(1, keepdim=True))
+
+
+def test_a_bad_member_that_was_brought_is_told(tmp_path):
+    guesses, notes = build("resnet20", widths=[4, 4, 4]), []
+    torch.nn.init.zeros_(guesses.fc.weight)
+    save_file(guesses.state_dict(), tmp_path / "guesses.safetensors")
+    brought = {**MEMBER, "train": None, "weights": str(tmp_path / "guesses.safetensors")}
+
+    class Listening(Silent):
+        def note(self, text):
+            notes.append(text)
+
+    run(ensemble_recipe(brought, MEMBER), tmp_path / "run", Listening(), until="teach")
+    said = "\n".join(notes)
+    assert "teach-1: the weights that you gave, held-out accuracy" in said
+    assert said.count("hardly does better than guessing") == 1
 
 
 def test_members_are_taught_in_turn_and_a_stop_does_not_change_the_bits(tmp_path, monkeypatch):

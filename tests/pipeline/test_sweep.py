@@ -9,9 +9,11 @@ from small_runs import DIGITS, SMALL
 from test_record import results
 
 from attar.pipeline import stage_loop
+from attar.pipeline.folder import RunError
 from attar.pipeline.grid import grid, point_name, values_of
 from attar.pipeline.outcome import read_outcome
 from attar.pipeline.sweep import _record as record_points
+from attar.pipeline.sweep import _recorded
 from attar.recipe import RecipeError
 
 SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
@@ -188,6 +190,15 @@ def test_an_unfinished_sweep_has_no_record(tmp_path):
     said = attar("record", tmp_path, tmp_path / "records")
     assert said.exit_code == 2
     assert "seed=0 is not done" in said.output
+
+
+def test_a_torn_list_of_points_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"points": {')
+    said = attar("record", tmp_path, tmp_path / "records")
+    assert said.exit_code == 2
+    assert "sweep.json is damaged (Expecting" in said.output
+    with pytest.raises(RunError, match="or delete it, and the next sweep writes it anew"):
+        _recorded(tmp_path)
 
 
 def test_a_sweep_that_broke_down_everywhere_has_no_record(tmp_path):

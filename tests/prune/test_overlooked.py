@@ -221,3 +221,33 @@ def test_resizing_keeps_channels_apart(dims, resize):
     assert not pruner.reports
     assert pruner.step(attar.Budget(params="70%")).proof < 1e-10
     assert model[0].out_channels < 8
+
+
+class Halves(nn.Module):
+    def __init__(self, halve) -> None:
+        super().__init__()
+        self.halve = halve
+        self.wide, self.last = nn.Conv2d(3, 16, 3), nn.Conv2d(6, 5, 1)
+        self.one, self.two = nn.Conv2d(8, 6, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x):
+        a, b = self.halve(self.wide(x))
+        return self.last(self.one(a.relu()) + self.two(b.sigmoid())).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "halve",
+    [
+        lambda x: torch.chunk(x, 2, 1),
+        lambda x: torch.unsafe_chunk(x, 2, 1),
+        lambda x: torch.unsafe_split(x, x.shape[1] // 2, 1),
+        lambda x: torch.tensor_split(x, 2, 1),
+    ],
+    ids=["chunk", "unsafe_chunk", "unsafe_split", "tensor_split"],
+)
+def test_parts_stay_equal_so_that_a_networks_own_code_can_halve(halve):
+    torch.manual_seed(0)
+    model = Halves(halve)
+    pruner = Pruner(model, torch.randn(2, 3, 9, 9))
+    pruner.step(attar.Budget(params="50%"))
+    assert pruner.mode == "module" and model.wide.out_channels == 8

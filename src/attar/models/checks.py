@@ -33,3 +33,11 @@ def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
     return value
+
+
+def rename(arguments: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Arguments with attar's words put into the library's; raises ValueError where one is there in both."""
+    renamed = {names.get(key, key): value for key, value in arguments.items()}
+    if len(renamed) != len(arguments):
+        raise ValueError(f"an argument is given twice, in attar's word and the library's: {', '.join(arguments)}")
+    return renamed

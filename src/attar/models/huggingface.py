@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from attar.models.checks import rename
+
 WORDS = {"classes": "num_labels", "in_channels": "num_channels"}
 """attar's words for what configurations call otherwise."""
 
@@ -66,8 +68,7 @@ def build_huggingface(transformers: Any, kind: str, arguments: dict[str, Any]) -
         raise ValueError(
             f"transformers has no image classifier of the type {kind!r}; it has {', '.join(sorted(known))}"
         )
-    renamed = {WORDS.get(key, key): value for key, value in arguments.items()}
-    config = transformers.AutoConfig.for_model(kind, **renamed)
+    config = transformers.AutoConfig.for_model(kind, **rename(arguments, WORDS))
     if not isinstance(known[kind], str) and not config.architectures:
         config.architectures = [known[kind][0]]  # of several, such as DeiT's, transformers wants to be told which
     network = transformers.AutoModelForImageClassification.from_config(config)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from attar.models.checks import rename
 from attar.models.densenet import densenet_bc
 from attar.models.huggingface import build_huggingface, configured
 from attar.models.plain import cnn5
@@ -184,11 +185,3 @@ def unimportable(name: str, error: Exception, remedy: str) -> str:
     if "torchvision::" in str(cause):  # beside a torch that it was not built for; timm and transformers import it too
         remedy = FITTING_TORCHVISION
     return f"{name} cannot be imported ({cause}); {remedy}"
-
-
-def rename(arguments: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """Arguments with attar's words put into the library's."""
-    renamed = {names.get(key, key): value for key, value in arguments.items()}
-    if len(renamed) != len(arguments):
-        raise ValueError(f"an argument is given twice, in attar's word and the library's: {', '.join(arguments)}")
-    return renamed

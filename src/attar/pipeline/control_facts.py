@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from attar.pipeline.folder import read_json
 from attar.report import mcnemar
 
 WITH, WITHOUT = "control-with-teacher", "control-without-teacher"
@@ -24,8 +24,8 @@ def control_facts(run: Path, test: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _facts(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
-    report = json.loads((folder / "artifact" / "report.json").read_text())
-    own = json.loads((folder / "test.json").read_text())["predictions"]
+    report = read_json(folder / "artifact" / "report.json")
+    own = read_json(folder / "test.json")["predictions"]
     labels = own["labels"]
     paired = mcnemar(_right(labels, test["predictions"]["student"]), _right(labels, own["student"]))
     return {

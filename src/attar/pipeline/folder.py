@@ -128,7 +128,7 @@ class RunFolder:
         write_atomically(self.path / name, content.encode())
 
     def read_json(self, name: str) -> Any:
-        return read_json(self.path / name)
+        return read_json(self.path / name, f", or delete {self.path} to begin anew")
 
     def finished(self, stage: str) -> bool:
         return (self.path / f"{stage}.safetensors").exists()
@@ -270,14 +270,12 @@ def lock(folder: Path, wait: bool = False, name: str = ".lock") -> IO[str]:
     return file
 
 
-def read_json(file: Path) -> Any:
-    """What a file of a run's or a sweep's folder holds; raises RunError where it is damaged."""
+def read_json(file: Path, otherwise: str = "") -> Any:
+    """What a file holds; raises RunError where it is damaged, with the way out: a copy, or `otherwise`."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise RunError(
-            f"{file} is damaged ({error}); put back a copy of it, or delete {file.parent} to begin anew"
-        ) from None
+        raise RunError(f"{file} is damaged ({error}); put back a copy of it{otherwise}") from None
 
 
 def _start(facts: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attar.artifact.shape import architecture
-from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.folder import RunError, RunFolder, read_json
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
 from attar.train import write_atomically
@@ -136,10 +135,10 @@ def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
-    record = json.loads((path / "record.json").read_text())
+    record = read_json(path / "record.json")
     if held_out:
         raise RunError(f"{path} is a record, which holds predictions of the test images only; leave --held-out away")
-    predictions = json.loads((path / "predictions.json").read_text())
+    predictions = read_json(path / "predictions.json")
     seconds: list[Any] = list(record["seconds"].values())
     after = record["cost"]["after"]
     return Outcome(

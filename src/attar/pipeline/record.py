@@ -10,7 +10,7 @@ from typing import Any
 
 from attar.artifact.shape import architecture
 from attar.pipeline.control_facts import WITH, WITHOUT
-from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.folder import RunError, RunFolder, read_json
 from attar.train import write_atomically
 
 FACTS = (
@@ -52,7 +52,7 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     report = run / "artifact" / "report.json"
     if not (run / "test.json").is_file() or not report.is_file():
         raise RunError(f"{run} is no finished run: a record needs its report; `attar run` with the same --out goes on")
-    facts = json.loads(report.read_text())
+    facts = read_json(report)
     record = {key: without_places(facts[key]) for key in FACTS if key in facts}
     target = Path(folder) / facts["name"] / str(facts["recipe"]["seed"])
     _check_same(target, record)
@@ -66,7 +66,7 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
 
 def _write_sweep(sweep: Path, folder: Path) -> Path:
     """The record of a sweep: sweep.json, predictions.json and metrics.jsonl."""
-    table = json.loads((sweep / SWEEP).read_text())["points"]
+    table = read_json(sweep / SWEEP)["points"]
     if unfinished := [name for name, point in table.items() if not point.get("done") and "error" not in point]:
         raise RunError(
             f"{sweep} has not finished: {unfinished[0]} is not done; `attar sweep` with the same --out goes on"
@@ -92,7 +92,7 @@ def _write_sweep(sweep: Path, folder: Path) -> Path:
     record = without_places({"format": 1, "name": sweep.resolve().name, "points": points})
     target = folder / "sweeps" / record["name"]
     file = target / SWEEP
-    if file.is_file() and _starts(json.loads(file.read_text())) != _starts(record):
+    if file.is_file() and _starts(read_json(file)) != _starts(record):
         raise RunError(f"{target} holds the record of another sweep of this name; move it away first")
     target.mkdir(parents=True, exist_ok=True)
     _write(target / "predictions.json", json.dumps(predictions, separators=(",", ":")))
@@ -176,17 +176,17 @@ def _quotes_without_places(text: str) -> str:
 
 
 def _predictions(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "test.json").read_text())["predictions"]
+    found: dict[str, Any] = read_json(run / "test.json")["predictions"]
     for name in (WITH, WITHOUT):
         file = run / name / "test.json"
         if file.is_file():
-            found[name.replace("-", " ")] = json.loads(file.read_text())["predictions"]["student"]
+            found[name.replace("-", " ")] = read_json(file)["predictions"]["student"]
     return found
 
 
 def _check_same(target: Path, record: dict[str, Any]) -> None:
     file = target / "record.json"
-    if file.is_file() and json.loads(file.read_text())["test_read"] != record["test_read"]:
+    if file.is_file() and read_json(file)["test_read"] != record["test_read"]:
         raise RunError(f"{target} holds the record of another run of this recipe and seed; move it away first")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import RunFolder, lock
+from attar.pipeline.folder import RunFolder, lock, read_json
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
 from attar.pipeline.ranks import refuse_ranks
@@ -137,7 +137,7 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
 def _recorded(out: Path) -> dict[str, Any]:
     """The points of sweep.json whose folders are there, those of other grids too."""
     file = out / "sweep.json"
-    table = json.loads(file.read_text())["points"] if file.is_file() else {}
+    table = read_json(file, ", or delete it, and the next sweep writes it anew")["points"] if file.is_file() else {}
     return {name: point for name, point in table.items() if (out / name).is_dir()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from attar import artifact
 from attar.artifact import Bench, Description
-from attar.pipeline.folder import RunError
+from attar.pipeline.folder import RunError, read_json
 from attar.pipeline.session import network_spec
 from attar.recipe import Teacher
 from attar.recipe.types import Network
@@ -40,7 +39,7 @@ def bench_teacher(
     weights = run / "teach.safetensors"
     if not (run / "run.json").is_file() or not weights.is_file():
         raise RunError(f"{path} does not lie in a run with a teacher's network (no {weights.name} beside it)")
-    teacher = Teacher.model_validate(json.loads((run / "run.json").read_text())["recipe"]["teacher"])
+    teacher = Teacher.model_validate(read_json(run / "run.json")["recipe"]["teacher"])
     tensors = read_checkpoint(weights)[0]
     parts: list[tuple[str, Network, Mapping[str, Tensor]]] = [("teacher", teacher, tensors)]
     if teacher.members:

@@ -24,21 +24,22 @@ def teach(session: Session) -> None:
         _teach_members(session, teacher)
         return
     if teacher.weights is not None:
-        model = session.build(teacher)
-        load_weights(model, Path(teacher.weights), "teacher.weights")
-        held_out = session.held_out_accuracy(session.machine.place(model))
-        _tell(session, held_out)
-        session.folder.finish("teach", model.state_dict(), {"images": 0, "held_out": held_out})
+        _take(session, "teach", teacher, "teacher.weights")
         return
     assert teacher.train is not None
     train_network(session, "teach", teacher, teacher.train, from_labels, after=None)
 
 
-def _tell(session: Session, held_out: float | None) -> None:
-    """How good the teacher is that the user brought; hours of imitating a bad one are lost."""
+def _take(session: Session, stage: str, teacher: Network, place: str, number: int = 0) -> None:
+    """Keep a teacher that the user brought, and tell how good it is: hours of imitating a bad one are lost."""
+    assert teacher.weights is not None
+    model = session.build(teacher, number)
+    load_weights(model, Path(teacher.weights), place)
+    held_out = session.held_out_accuracy(session.machine.place(model))
+    session.folder.finish(stage, model.state_dict(), {"images": 0, "held_out": held_out})
     if held_out is None:
         return
-    session.watcher.note(f"teach: the weights that you gave, held-out accuracy {held_out:.2%}")
+    session.watcher.note(f"{stage}: the weights that you gave, held-out accuracy {held_out:.2%}")
     if held_out < 2 / session.data.classes and session.data.classes > 2:
         session.watcher.note(
             f"the teacher hardly does better than guessing among {session.data.classes} classes: were its images "
@@ -55,10 +56,7 @@ def _teach_members(session: Session, teacher: Teacher) -> None:
             continue
         session.watcher.note(f"{stage} of {len(stages)}: {member.model}")
         if member.weights is not None:
-            model = session.build(member, number)
-            load_weights(model, Path(member.weights), f"teacher.members[{number}].weights")
-            held_out = session.held_out_accuracy(session.machine.place(model))
-            folder.finish(stage, model.state_dict(), {"images": 0, "held_out": held_out})
+            _take(session, stage, member, f"teacher.members[{number}].weights", number)
             continue
         assert member.train is not None
         after = stages[number - 1] if number else None

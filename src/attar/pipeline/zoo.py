@@ -25,7 +25,7 @@ from attar.artifact.folder import ARCHITECTURE, GOLDEN, WEIGHTS
 from attar.artifact.manifest import PART, read_file, read_manifest, replace_folder, write_files
 from attar.artifact.replay import TOLERANCE
 from attar.data import load_data
-from attar.pipeline.folder import RunError
+from attar.pipeline.folder import RunError, read_json
 from attar.report import wilson_interval
 from attar.report.card import model_card, zoo_table
 from attar.report.markdown import commits
@@ -124,7 +124,7 @@ def read_entry(zoo: Path, name: str) -> Entry:
     if not (folder / "entry.json").is_file():
         known = ", ".join(file.parent.name for file in sorted(zoo.glob("*/entry.json"))) or "nothing yet"
         raise RunError(f"{zoo} has no {name!r}; it has {known}")
-    pointer = json.loads((folder / "entry.json").read_text())
+    pointer = read_json(folder / "entry.json")
     record, predictions = read_record(zoo / pointer["record"])
     files = read_manifest(folder / "artifact")
     if files[WEIGHTS].sha256 != pointer["sha256"]:
@@ -136,7 +136,7 @@ def read_entry(zoo: Path, name: str) -> Entry:
 def read_record(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """A record's facts and predictions; raises RunError where there is none."""
     try:
-        return json.loads((path / "record.json").read_text()), json.loads((path / "predictions.json").read_text())
+        return read_json(path / "record.json"), read_json(path / "predictions.json")
     except OSError as error:
         raise RunError(f"there is no record at {path} ({error.strerror}); records lie beside the zoo") from None
 
@@ -221,8 +221,8 @@ def add(source: Path, name: str, zoo: Path, records: Path) -> Path:
         raise RunError(f"{source} is no finished run: it has no report; `attar run` with the same --out goes on")
     if not (checked := artifact.verify(folder)):
         raise artifact.ArtifactError(f"{folder} does not verify:\n{checked}")
-    facts = json.loads((folder / "report.json").read_text())
-    record = recorded(facts, json.loads((folder / "predictions.json").read_text()), records)
+    facts = read_json(folder / "report.json")
+    record = recorded(facts, read_json(folder / "predictions.json"), records)
     check_clean(facts)
     target = zoo / name
     weights = read_manifest(folder)[WEIGHTS]
@@ -232,7 +232,7 @@ def add(source: Path, name: str, zoo: Path, records: Path) -> Path:
         "test_read": facts["test_read"],
         "sha256": weights.sha256,
     }
-    if (target / "entry.json").is_file() and json.loads((target / "entry.json").read_text()) != pointer:
+    if (target / "entry.json").is_file() and read_json(target / "entry.json") != pointer:
         raise RunError(f"{target} holds another run's artifact; choose another name, or remove it first")
     target.mkdir(parents=True, exist_ok=True)
     if not (target / "artifact").exists():
@@ -244,7 +244,7 @@ def add(source: Path, name: str, zoo: Path, records: Path) -> Path:
 def renew(zoo: Path, name: str) -> Path:
     """Write an artifact's card and the zoo's table anew, from the records; returns the entry's folder."""
     entry = read_entry(zoo, name)
-    where = json.loads((entry.folder / "entry.json").read_text())["record"]
+    where = read_json(entry.folder / "entry.json")["record"]
     card = model_card(entry.facts(), entry.record, f"../{where}")
     write_atomically(entry.folder / "README.md", card.encode())
     write_atomically(zoo / "README.md", zoo_table([one.facts() for one in entries(zoo)]).encode())

@@ -305,8 +305,7 @@ def _moved(labels: Labels, call: Call) -> Any:
         value = _whole_pixels(labels, value, rest[0] ** 2)
     found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
     if call.name in EQUAL_PARTS:
-        place = 2 if call.name in ("split", "chunk", "tensor_split", "split_with_sizes") else 1
-        balance_parts(labels, found, call.get(place, "dim", 0))
+        balance_parts(labels, found, call.get(2, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
 

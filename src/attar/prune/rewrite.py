@@ -10,7 +10,7 @@ import torch
 
 from attar.prune.labels import Plane, Value
 from attar.prune.making import MAKERS
-from attar.prune.movement import MOVES
+from attar.prune.movement import EQUAL_PARTS, MOVES
 from attar.prune.propagate import Walk, place
 from attar.prune.rules import Call
 
@@ -213,7 +213,7 @@ class Rewriter:
     def _moved(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Any) -> None:
         value, name = call.args[0], call.name
         rank = len(value.shape)
-        if name in ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk"):
+        if name in EQUAL_PARTS:
             dim = call.get(2, "dim", 0) % rank
             if any(self.lost(part, dim) for part in out):
                 sizes = [self.length(part, dim) for part in out]

@@ -347,15 +347,13 @@ class Recipe(Table):
     augment: Augment = Augment()
     """What is done to training images."""
     teacher: Teacher | None = None
-    """Without it the student learns from labels: then set `distil.alpha = 0`."""
-    """Who is imitated."""
+    """Who is imitated. Without it the student learns from labels: then set `distil.alpha = 0`."""
     student: Student
     """Who imitates."""
     distil: Distil
     """How the student learns."""
     prune: Prune | None = None
-    """Without it nothing is cut."""
-    """How the student is cut."""
+    """How the student is cut. Without it nothing is."""
     export: Export = Export()
     """Which files the network is shipped in."""
     compute: Compute = Compute()
