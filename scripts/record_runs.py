@@ -35,12 +35,12 @@ from pathlib import Path
 from typing import Any
 
 from attar.cli.show import shower
+from attar.files import write_whole
 from attar.pipeline import Interrupted, run
 from attar.pipeline.control import control
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.record import write_record
 from attar.recipe import Recipe, check_recipe, load_recipe
-from attar.train import write_atomically
 
 PIECE = 15 << 20
 TIME_IS_UP, FAILED = 3, 1
@@ -190,7 +190,7 @@ def hand_over(options: argparse.Namespace, jobs: Sequence[Job], code: int) -> No
         with packed.open("rb") as source:
             for number, piece in enumerate(iter(lambda: source.read(PIECE), b"")):
                 (out / f"home.tar.{number:03d}").write_bytes(piece)
-    write_atomically(out / "status.json", (json.dumps({"exit_code": code, "runs": status}, indent=1) + "\n").encode())
+    write_whole(out / "status.json", json.dumps({"exit_code": code, "runs": status}, indent=1) + "\n")
     print(json.dumps(status, indent=1))
 
 

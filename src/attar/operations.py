@@ -8,6 +8,8 @@ names are listed. Below all rooms.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -67,6 +69,25 @@ OF_SIZES = """
     sym_size sym_numel sym_stride size numel _assert_tensor_metadata _assert_scalar sym_constrain_range
     sym_constrain_range_for_size
 """
+UNCHECKED = frozenset(("repeat_interleave.Tensor", "repeat_interleave.self_Tensor"))
+"""Overloads that take their sizes from tensors and trust them."""
+ENUMERATIONS = {"ScalarType": torch.dtype, "Layout": torch.layout, "MemoryFormat": torch.memory_format}
+"""A schema calls these `int`, and takes any number for them; torch looks it up in tables without looking at their ends."""
+DTYPES = frozenset(
+    (
+        torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+        torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
+    )
+)  # fmt: skip
+_ROUNDING = {"rounding_mode": (None, "floor")}
+BOUNDED: dict[str, dict[str, tuple[Any, ...]]] = {
+    "grid_sampler": {"interpolation_mode": (0, 1, 2), "padding_mode": (0, 1, 2)},
+    "div": _ROUNDING,
+    "div_": _ROUNDING,
+    "divide": _ROUNDING,
+    "divide_": _ROUNDING,
+}
+"""What else is not looked at: unknown modes, and the quotient of integers towards zero, which -2**63 / -1 overflows."""
 NAMED = frozenset(" ".join((PRODUCTS, NORMS, WINDOWS, ELEMENTWISE, REDUCTIONS, MOVES, MAKERS, OF_SIZES)).split())
 
 
@@ -85,6 +106,28 @@ def operation_named(name: str) -> torch._ops.OpOverload:
     return found
 
 
+def check_arguments(operation: torch._ops.OpOverload, given: Mapping[str, Any]) -> None:
+    """See that what a file gives an operation, by the names of its schema, is what the operation takes unchecked.
+
+    Raises:
+        ValueError: a type, layout or mode is no such thing, or is computed.
+    """
+    name = operation._schema.name.removeprefix("aten::")
+    bounds = BOUNDED.get(name, {})
+    for argument in operation._schema.arguments:
+        if argument.name not in given:
+            continue
+        value, kind = given[argument.name], str(argument.real_type)
+        kinds = [cls for word, cls in ENUMERATIONS.items() if word in kind]
+        good = value is None or all(isinstance(value, cls) for cls in kinds)
+        if kinds and good and isinstance(value, torch.dtype):
+            good = value in DTYPES
+        if argument.name in bounds:
+            good = any(value is one or (isinstance(value, int | str) and value == one) for one in bounds[argument.name])
+        if not good:
+            raise ValueError(f"{name} may not be given {argument.name}={value!r:.100} by a file")
+
+
 def _computes(operation: torch._ops.OpOverload) -> bool:
     schema = operation._schema
     name = schema.name.removeprefix("aten::")
@@ -93,6 +136,7 @@ def _computes(operation: torch._ops.OpOverload) -> bool:
     return (
         all(KIND.fullmatch(str(part.type)) for part in (*schema.arguments, *schema.returns))
         and writes == in_place
+        and f"{name}.{operation._overloadname}" not in UNCHECKED
         and (name in NAMED or name.rstrip("_") in NAMED or _is_pointwise(operation))
     )
 

@@ -170,6 +170,7 @@ def write_program(folder: Path, model: dict) -> None:
         "aten._weight_norm_interface.default",
         "aten._upsample_bilinear2d_aa.default",
         "aten.native_batch_norm.default",
+        "aten.repeat_interleave.Tensor",  # lengths whose sum overflows
         "aten.add.out",
         "aten.__init__.__func__",
     ],
@@ -182,6 +183,40 @@ def test_operations_that_reach_beyond_tensors(artifact, name):
     put_graph(artifact, TAKE, node("y", "call_function", name, {"node": "x"}), GIVE)
     with pytest.raises(ArtifactError, match=r"no tensor operation|no operation of torch"):
         load(artifact)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "in_program"),
+    [
+        ("aten._to_copy.default", {"dtype": 255}, {"as_int": 255}),
+        ("aten.zeros_like.default", {"layout": 7}, {"as_int": 7}),
+        ("aten.clone.default", {"memory_format": -1}, {"as_int": -1}),
+        ("aten.clone.default", {"memory_format": {"node": "x"}}, {"as_tensor": {"name": "x"}}),
+        ("aten.zeros_like.default", {"dtype": {"dtype": "quint8"}}, None),
+        ("aten.div.Scalar_mode", {"other": -1, "rounding_mode": "trunc"}, {"as_string": "trunc"}),
+        ("aten.grid_sampler.default", {"grid": {"node": "x"}, "interpolation_mode": 7}, {"as_int": 7}),
+    ],
+)
+def test_what_operations_take_without_looking(artifact, name, given, in_program):
+    """torch reads past its tables for such a type or layout, divides -2**63 by -1, or leaves memory as it finds it."""
+    bad = list(given)[-1]
+    words = f"{name.split('.')[1]} may not be given {bad}="
+    put_graph(artifact, TAKE, node("y", "call_function", name, {"node": "x"}, kwargs={"dict": given}), GIVE)
+    with pytest.raises(ArtifactError, match=words):
+        load(artifact)
+    if in_program is None:
+        return
+    inputs = [{"name": bad, "arg": in_program, "kind": 2}]
+    write_program(artifact, {"nodes": [{"target": f"torch.ops.{name}", "inputs": inputs, "outputs": []}]})
+    with pytest.raises(ArtifactError, match=words):
+        open_view(artifact, "model.pt2")
+
+
+def test_arguments_of_a_program_stand_in_their_places(artifact):
+    inputs = [{"name": name, "arg": {"as_int": 1}, "kind": 1} for name in ("self", "alpha")]
+    write_program(artifact, {"nodes": [{"target": "torch.ops.aten.add.Tensor", "inputs": inputs, "outputs": []}]})
+    with pytest.raises(ArtifactError, match="out of their places"):
+        open_view(artifact, "model.pt2")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ are refused, so that no file outside the folder is ever read.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.artifact.errors import ArtifactError
+from attar.files import Content, sync_folder, write_whole
 
 FORMAT = "attar artifact"
 VERSION = 1
@@ -24,9 +24,6 @@ DEEPEST_JSON = 100
 LARGEST_FILE = 8 << 30
 """More is not read into memory: files with holes can claim any size."""
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
-
-Content = bytes | str | Path
-"""What a file shall hold: bytes, text, or the content of another file."""
 
 
 @dataclass(frozen=True)
@@ -187,21 +184,6 @@ def write_files(folder: Path, contents: Mapping[str, Content]) -> None:
     write_whole(folder / MANIFEST, to_json({"format": FORMAT, "version": VERSION, "files": listed}))
 
 
-def write_whole(path: Path, content: Content) -> None:
-    """Write, fsync, rename."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        if isinstance(content, Path):
-            with content.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        else:
-            file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
 def replace_folder(new: Path, target: Path) -> None:
     """Let the new folder take the target's place; an artifact that was there goes."""
     old = target.with_name(f".{target.name}.old")
@@ -213,17 +195,6 @@ def replace_folder(new: Path, target: Path) -> None:
     sync_folder(target.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in the folder last, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def hash_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 from attar.artifact.description import description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.views import PT2, FromPixels, Runner, View, add_view, example, load_float32, quiet
-from attar.operations import operation_named
+from attar.operations import check_arguments, operation_named
 
 PARTS = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
@@ -135,6 +135,9 @@ def check_entry(key: str, value: Any) -> None:
         raise ArtifactError("the .pt2 file holds a pickle")
     if key == "target":
         check_target(value)
+    if key == "nodes":
+        for node in value if isinstance(value, list) else ():
+            check_inputs(node)
     if key == "expr_str" and not (
         isinstance(value, str) and len(value) <= LONGEST_EXPRESSION and EXPRESSION.fullmatch(value)
     ):
@@ -155,6 +158,38 @@ def check_target(name: Any) -> None:
         operation_named(str(name))
     except ValueError as error:
         raise ArtifactError(f"the .pt2 file calls {name!r:.100}, which is no tensor operation") from error
+
+
+def check_inputs(node: Any) -> None:
+    """Raise ArtifactError where an operation is given what it does not check; what else is wrong with a node torch refuses."""
+    try:
+        operation = operation_named(str(node["target"]))
+        names = [argument.name for argument in operation._schema.arguments]
+        inputs = {item["name"]: item["arg"] for item in node["inputs"]}
+        in_place = [item["name"] for item in node["inputs"] if item.get("kind") == 1]
+        if set(in_place) != set(names[: len(in_place)]):
+            raise ArtifactError(f"the .pt2 file gives {node['target']!r:.100} its arguments out of their places")
+        check_arguments(operation, {name: _literal(argument) for name, argument in inputs.items()})
+    except ArtifactError:
+        raise
+    except ValueError as error:
+        if isinstance(node, dict) and not OF_SIZES.fullmatch(str(node.get("target"))):
+            raise ArtifactError(f"the .pt2 file cannot be trusted: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"the .pt2 file holds a node that cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _literal(argument: Any) -> Any:
+    """An argument of the file as a value: for types and layouts, which torch looks up by itself, any one of them."""
+    ((kind, value),) = argument.items()
+    looked_up = {
+        "as_scalar_type": torch.float32,
+        "as_layout": torch.strided,
+        "as_memory_format": torch.contiguous_format,
+    }
+    return None if kind == "as_none" else looked_up.get(kind, value)
 
 
 def walk(data: Any) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from attar.data.cache import paced, under_way
 from attar.data.convert import Array
 from attar.data.images import DataError, Progress
 from attar.data.pictures import BadPictureError, Source, read_picture
+from attar.files import write_whole
 
 PIXELS, _STATE = "images.u8", "state.json"
 _PIECE = 256
@@ -33,12 +34,7 @@ class Decoded:
 
 def write_json(path: Path, value: Any) -> None:
     """The file has its old or its new content, never a part."""
-    part = under_way(path)
-    with part.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(path, json.dumps(value), under_way(path))
 
 
 def decode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from torch import Tensor
 from attar.data.cache import cache_folder, under_way
 from attar.distil.coding import OutputsError
 from attar.distil.store import StoredRows, check_room, file_bytes, folder_bytes
+from attar.files import write_whole
 
 LIMIT = "10G"
 """Bytes that all pools together may take, unless ATTAR_VIEW_CACHE_LIMIT says otherwise."""
@@ -75,12 +77,10 @@ class Pool:
         about, ids = self.path / "about.json", self.path / "samples.npy"
         if about.exists():
             return
-        part = under_way(ids)
-        with part.open("wb") as file:
-            np.save(file, samples.numpy().astype("<i8"), allow_pickle=False)
-        part.replace(ids)
-        part.write_text(json.dumps({"facts": self.facts, "notes": self.notes}, indent=1) + "\n")
-        part.replace(about)
+        held = io.BytesIO()
+        np.save(held, samples.numpy().astype("<i8"), allow_pickle=False)
+        write_whole(ids, held.getvalue(), under_way(ids))
+        write_whole(about, json.dumps({"facts": self.facts, "notes": self.notes}, indent=1) + "\n", under_way(about))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.distil import ViewOutputs, cache_mode, export_pool, find_pool, pools_folder
+from attar.files import write_whole
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.outputs import teacher_on_test, view_outputs
 from attar.pipeline.ranks import refuse_ranks
@@ -15,7 +16,6 @@ from attar.pipeline.session import Session
 from attar.pipeline.teaching import teach
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Recipe, RecipeError, check_recipe
-from attar.train import write_atomically
 
 
 def fill_pool(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, epochs: int | None = None) -> Path:
@@ -90,7 +90,7 @@ def export_outputs(
         raise ValueError(f"the outputs for the test images take the teacher itself: name its run folder, not {source}")
     pool = find_pool(pools_folder(), source)
     content = export_pool(pool, epochs, one_byte, on_test)
-    write_atomically(Path(file), content)
+    write_whole(Path(file), content)
     return {"bytes": len(content), "epochs": epochs or len(pool.epochs), "samples": pool.facts["samples"]["count"]}
 
 

@@ -15,10 +15,11 @@ from typing import IO, Any
 
 import torch
 
+from attar.files import write_whole
 from attar.pipeline.environment import peak_memory
 from attar.pipeline.tensorboard import Board
 from attar.recipe import Recipe, RecipeError, check_recipe, difference
-from attar.train import read_checkpoint, read_numbers, write_atomically, write_checkpoint
+from attar.train import read_checkpoint, read_numbers, write_checkpoint
 
 FREE_BYTES = 1 << 30
 """Disk space that must be free before a run starts: checkpoints, artifact and report of anything attar trains."""
@@ -122,10 +123,10 @@ class RunFolder:
         return old
 
     def write_json(self, name: str, content: Any) -> None:
-        write_atomically(self.path / name, (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(self.path / name, json.dumps(content, indent=1) + "\n")
 
     def write_text(self, name: str, content: str) -> None:
-        write_atomically(self.path / name, content.encode())
+        write_whole(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
         return read_json(self.path / name, f", or delete {self.path} to begin anew")
@@ -144,7 +145,7 @@ class RunFolder:
         tensors, numbers = other.result(stage)
         file = other.path / "metrics.jsonl"
         log = file.read_bytes()[: numbers["metrics_bytes"]] if file.exists() else b""
-        write_atomically(self.path / "metrics.jsonl", log)
+        write_whole(self.path / "metrics.jsonl", log)
         write_checkpoint(self.path / f"{stage}.safetensors", tensors, numbers)
 
     def result(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

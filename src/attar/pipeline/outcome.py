@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from attar.artifact.shape import architecture
+from attar.files import write_whole
 from attar.pipeline.folder import RunError, RunFolder, read_json
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
-from attar.train import write_atomically
 
 TRAINING = ("distil", "prune")
 """Stages that train the student."""
@@ -38,10 +38,10 @@ def write_comparison(comparison: Comparison, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     plot = comparison_plot(comparison)
     if plot is not None:
-        write_atomically(folder / "compare.svg", plot.encode())
-    write_atomically(folder / "compare.json", comparison_json(comparison).encode())
+        write_whole(folder / "compare.svg", plot)
+    write_whole(folder / "compare.json", comparison_json(comparison))
     page = folder / "compare.md"
-    write_atomically(page, comparison_markdown(comparison, "compare.svg" if plot is not None else None).encode())
+    write_whole(page, comparison_markdown(comparison, "compare.svg" if plot is not None else None))
     return page
 
 

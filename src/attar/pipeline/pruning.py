@@ -97,7 +97,7 @@ def prune(session: Session) -> None:
     for step in range(first, settings.steps + 1):
         if pending is None:
             before = frontier[-1]["held_out"] if frontier else None
-            pending = _cut(loop, pruner, settings.budget, limits[step - 1], step, context(), before)
+            pending = _cut(loop, pruner, settings.budget, limits[step - 1], limits[-1], step, context(), before)
         loop.numbers = {"step": step, "frontier": frontier, "pending": pending, "whole": whole}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
         loop.save()
@@ -141,6 +141,7 @@ def _cut(
     pruner: Pruner,
     budget: Budget,
     limits: dict[str, float],
+    last: dict[str, float],
     step: int,
     context: Context | None,
     before: float | None,
@@ -150,6 +151,7 @@ def _cut(
     Args:
         budget: says how latency is measured: of which batch, with how many threads, on the CPU.
         limits: absolute, after this step.
+        last: those of the last step, which has to be in reach.
         before: held-out accuracy so far, which stands where nothing goes.
 
     Returns what the frontier keeps of it.
@@ -162,7 +164,7 @@ def _cut(
 
     def planned() -> tuple[dict[str, torch.Tensor], None]:
         try:
-            return {str(group): kept for group, kept in pruner.plan(wanted, context).items()}, None
+            return {str(group): kept for group, kept in pruner.plan(wanted, context, last).items()}, None
         except BudgetError as error:
             raise BudgetError(f"step {step}, on the way to {budget}: {error}", error.smallest) from None
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from attar.artifact.shape import architecture
+from attar.files import write_whole
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder, read_json
-from attar.train import write_atomically
 
 FACTS = (
     "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "budget_latency", "cost", "test",
@@ -191,4 +191,4 @@ def _check_same(target: Path, record: dict[str, Any]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    write_atomically(file, (text + "\n").encode())
+    write_whole(file, text + "\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from attar.files import write_whole
 from attar.pipeline.folder import RunFolder, lock, read_json
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
@@ -22,7 +23,7 @@ from attar.prune import ProofError
 from attar.recipe import Recipe, RecipeError
 from attar.report import Comparison
 from attar.report.compare import Outcome
-from attar.train import Diverged, NotFinite, write_atomically
+from attar.train import Diverged, NotFinite
 
 SHARED = ("seed", "data", "augment", "teacher", "compute")
 """Parts of a recipe that the stage `teach` depends on: points that agree in them share its result."""
@@ -153,4 +154,4 @@ def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
             if point.name in failed:
                 became = {"error": failed[point.name]}
             table[point.name] = {"overrides": list(point.overrides), **became}
-        write_atomically(out / "sweep.json", (json.dumps({"format": 1, "points": table}, indent=1) + "\n").encode())
+        write_whole(out / "sweep.json", json.dumps({"format": 1, "points": table}, indent=1) + "\n")

@@ -25,11 +25,11 @@ from attar.artifact.folder import ARCHITECTURE, GOLDEN, WEIGHTS
 from attar.artifact.manifest import PART, read_file, read_manifest, replace_folder, write_files
 from attar.artifact.replay import TOLERANCE
 from attar.data import load_data
+from attar.files import write_whole
 from attar.pipeline.folder import RunError, read_json
 from attar.report import wilson_interval
 from attar.report.card import model_card, zoo_table
 from attar.report.markdown import commits
-from attar.train import write_atomically
 
 SHIPPED = (WEIGHTS, ARCHITECTURE, GOLDEN, artifact.ONNX, artifact.INT8)
 """Files of an artifact that the zoo keeps, where there are any; the report's facts are in the record."""
@@ -237,7 +237,7 @@ def add(source: Path, name: str, zoo: Path, records: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     if not (target / "artifact").exists():
         copy_artifact(folder, target / "artifact")
-    write_atomically(target / "entry.json", (json.dumps(pointer, indent=1) + "\n").encode())
+    write_whole(target / "entry.json", json.dumps(pointer, indent=1) + "\n")
     return renew(zoo, name)
 
 
@@ -246,8 +246,8 @@ def renew(zoo: Path, name: str) -> Path:
     entry = read_entry(zoo, name)
     where = read_json(entry.folder / "entry.json")["record"]
     card = model_card(entry.facts(), entry.record, f"../{where}")
-    write_atomically(entry.folder / "README.md", card.encode())
-    write_atomically(zoo / "README.md", zoo_table([one.facts() for one in entries(zoo)]).encode())
+    write_whole(entry.folder / "README.md", card)
+    write_whole(zoo / "README.md", zoo_table([one.facts() for one in entries(zoo)]))
     return entry.folder
 
 

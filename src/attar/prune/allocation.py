@@ -37,6 +37,7 @@ def choose(
     floors: Floor | Mapping[str, Floor] | None = None,
     round_to: int = 1,
     model: CostModel | None = None,
+    later: Mapping[str, float] | None = None,
 ) -> Kept:
     """The units that stay under the limits.
 
@@ -54,6 +55,8 @@ def choose(
         round_to: a group that is cut keeps a multiple of this many units; one that holds no smaller multiple stays
             whole.
         model: the structure's compiled costs, to save compiling them again.
+        later: limits that have to be in reach from here: where units of a group cost differently, importance alone could
+            remove those that are cheap enough to be the last.
 
     Returns:
         Masks of all groups that are not whole.
@@ -66,13 +69,55 @@ def choose(
     if unknown := [kind for kind in limits if kind not in COUNTED]:
         raise ValueError(f"{unknown[0]!r} is not counted; {', '.join(COUNTED)} are (latency: attar.prune.latency)")
     model = model or CostModel(structure)
-    task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
-    if not task.fits(task.lowest):  # where units of a group cost differently, only the cheapest may fit
-        cheap = {index: worth for index, worth in _cheapness(model, kept).items() if index in scores}
-        task = _Task(model, ladders(structure, cheap, kept, original, floors, round_to), kept or {}, limits)
-    if not task.fits(task.lowest):
-        raise _unreachable(task)
-    return task.masks(allocate(task))
+
+    def chosen(scores: Mapping[int, torch.Tensor]) -> Kept | None:
+        task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
+        return task.masks(allocate(task)) if task.fits(task.lowest) else None
+
+    def leads_on(masks: Kept) -> bool:
+        if not later:
+            return True
+        least = smallest(
+            structure,
+            cheapest_first(model, scores, masks),
+            kept=masks,
+            original=original,
+            floors=floors,
+            round_to=round_to,
+            model=model,
+        )
+        return all(least[kind] <= limit for kind, limit in later.items())
+
+    masks = chosen(scores)
+    if masks is None or not leads_on(masks):
+        frugal = cheapest_first(model, scores, kept)
+        masks = chosen(frugal) or masks
+        if masks is None:
+            raise _unreachable(
+                _Task(model, ladders(structure, frugal, kept, original, floors, round_to), kept or {}, limits)
+            )
+    return masks
+
+
+def cheapest_first(
+    model: CostModel, scores: Mapping[int, torch.Tensor], kept: Kept | None = None
+) -> dict[int, torch.Tensor]:
+    """The same scores given to other units of a group, where these cost differently: the cheaper, the higher.
+
+    Of units that cost the same the more important one keeps the higher score, and groups whose units all cost the same keep
+    theirs as they are, so that groups are ranked against each other as before.
+    """
+    cheap, found = _cheapness(model, kept), {}
+    for index, given in scores.items():
+        alive = kept[index].numpy().astype(bool) if kept and index in kept else np.ones(len(given), dtype=bool)
+        values = given.detach().to("cpu", torch.float64).numpy().copy()
+        if len(np.unique(model.classes[index][alive])) > 1:
+            worth = values[alive]
+            order = np.lexsort((worth, cheap[index].numpy()[alive]))
+            worth[order] = np.sort(worth)
+            values[alive] = worth
+        found[index] = torch.from_numpy(values)
+    return found
 
 
 def smallest(

@@ -14,7 +14,7 @@ from torch import nn
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
 from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
 from attar.prune.capture import Example, batch_is_free, copied, in_mode
-from attar.prune.cost import CostModel
+from attar.prune.cost import COUNTED, CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
@@ -247,16 +247,23 @@ class Pruner:
         kept = choose(self.structure, alike, least, self.allocation, **settings)
         check_smallest(self.latency(budget.batch, budget.threads, kept).seconds, limit)
 
-    def plan(self, budget: Budget | Mapping[str, float], context: Context | None = None) -> Kept:
+    def plan(
+        self,
+        budget: Budget | Mapping[str, float],
+        context: Context | None = None,
+        later: Mapping[str, float] | None = None,
+    ) -> Kept:
         """The units (of the network as it is now) that would stay; nothing is cut.
 
         A latency is measured on cut copies, with the budget's batch and threads (one of each, if limits are a mapping).
+        `later` holds absolute limits that further cuts are to reach; what they need is not cut now.
 
         Raises:
             BudgetError: the limits cannot be met.
             ProofError: bytes are limited, and the cut network, whose file has to be known, does not equal the masked one.
         """
-        limits, settings = self.limits(budget), self._settings()
+        counted = {kind: limit for kind, limit in (later or {}).items() if kind in COUNTED}
+        limits, settings = self.limits(budget), {**self._settings(), "later": counted}
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
         batch, threads = (budget.batch, budget.threads) if isinstance(budget, Budget) else (1, 1)
 

@@ -84,13 +84,18 @@ def _parts(structure: Structure) -> dict[int, list[np.ndarray]]:
             continue
         for member in group.members:
             units = member.unit.numpy()
-            if (
-                len(units) < group.size
-                and (units >= 0).all()
-                and not any(set(units) <= set(p) for p in found.get(index, []))
-            ):
+            if len(units) < group.size and (units >= 0).all():
                 found.setdefault(index, []).append(np.unique(units))
-    return found
+    return {index: _innermost(parts) for index, parts in found.items()}
+
+
+def _innermost(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The parts that hold no other: what stays of these stays of all."""
+    kept: list[set[int]] = []
+    for part in sorted((set(part.tolist()) for part in parts), key=len):
+        if not any(inner <= part for inner in kept):
+            kept.append(part)
+    return [np.array(sorted(part)) for part in kept]
 
 
 def _ladder(

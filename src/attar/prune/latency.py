@@ -90,6 +90,7 @@ def choose_by_latency(
     *,
     probes: int = 8,
     model: CostModel | None = None,
+    later: Mapping[str, float] | None = None,
     **options: Any,
 ) -> tuple[Kept, list[Probe]]:
     """The units that stay under limits among which is a latency.
@@ -101,7 +102,7 @@ def choose_by_latency(
     Args:
         limits: `latency` in seconds, and any of the counted kinds.
         measure: the seconds that the network takes when these units are kept: cuts a copy and measures it.
-        allocation, model, options: as for `attar.prune.allocation.choose`.
+        allocation, model, later, options: as for `attar.prune.allocation.choose`.
         probes: halvings of the range of MACs.
 
     Returns:
@@ -116,7 +117,7 @@ def choose_by_latency(
 
     def probe(macs: float | None) -> Probe:
         bound = counted if macs is None else {**counted, "macs": min(macs, counted.get("macs", macs))}
-        kept = choose(structure, scores, bound, allocation, model=model, **options)
+        kept = choose(structure, scores, bound, allocation, model=model, later=later, **options)
         known = next((point for point in tried if _same(point.kept, kept)), None)
         if known is None:
             seconds = measure(kept)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from attar.operations import operation_named
+from attar.operations import check_arguments, operation_named
 
 LARGEST_SIZE = 2**63 - 1
 """No size is beyond this; without a bound, a file could have integers computed that fill the memory."""
@@ -100,6 +100,8 @@ def read_graph(entries: Any) -> torch.fx.Graph:
                 raise ValueError(f"{entry['name']!r} is no name, or given twice")
             if entry["op"] == "placeholder":
                 inputs.add(target)
+            if isinstance(target, torch._ops.OpOverload):
+                check_arguments(target, {**dict(zip((a.name for a in target._schema.arguments), args)), **kwargs})
             places[entry["name"]] = graph.create_node(entry["op"], target, tuple(args), kwargs, entry["name"])
     except (KeyError, TypeError, AttributeError, IndexError) as problem:
         raise ValueError(f"the description's graph cannot be read: {type(problem).__name__}: {problem}") from None

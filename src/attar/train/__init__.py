@@ -5,7 +5,6 @@ from attar.train.checkpoint import (
     NotFinite,
     read_checkpoint,
     read_numbers,
-    write_atomically,
     write_checkpoint,
 )
 from attar.train.loop import Diverged, Progress, accuracy, fit, predict, steps_for
@@ -29,6 +28,5 @@ __all__ = [
     "read_checkpoint",
     "read_numbers",
     "steps_for",
-    "write_atomically",
     "write_checkpoint",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from attar.files import write_whole
 
 
 class CheckpointError(ValueError):
@@ -37,7 +38,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], numbers: M
     if broken:
         raise NotFinite(f"not written to {path}: {len(broken)} tensors hold NaN, first {broken[0]}")
     plain = _apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_atomically(path, save(plain, metadata={"attar": json.dumps(numbers)}))
+    write_whole(path, save(plain, metadata={"attar": json.dumps(numbers)}))
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -49,21 +50,6 @@ def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         apart[name] = tensor.clone() if place in seen else tensor
         seen.add(place)
     return apart
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a whole file so that it is either the old one or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
