@@ -46,7 +46,7 @@ def test_the_smallest_network_stays_in_reach_of_later_steps():
 
 
 def test_where_only_cheap_units_fit_importance_chooses_among_them_and_elsewhere():
-    pruner = made(4, 12)
+    pruner = made(4, 36)
     names = {index: group.name for index, group in enumerate(pruner.groups)}
     plan = {names[index]: mask for index, mask in pruner.plan({"params": 40}).items()}
     assert not plan["stem.weight"][:4].any() and plan["mid.weight"][8:].any()
