@@ -9,6 +9,7 @@ from small_runs import DIGITS, SMALL
 
 from attar.artifact import verify
 from attar.pipeline import environment, run
+from attar.pipeline.folder import RunError
 from attar.pipeline.watch import Silent
 from attar.recipe import load_recipe
 
@@ -68,6 +69,16 @@ def test_the_same_again_changes_nothing(place):
     said = zoo(place, "add", place / "a" / "artifact", "small", "--records", place / "records")
     assert said.exit_code == 0, said.output
     assert before == {file: file.read_bytes() for file in (place / "zoo").rglob("*") if file.is_file()}
+
+
+def test_a_zoo_elsewhere_is_told_where_there_is_no_other(place, monkeypatch):
+    def none(*places):
+        raise RunError("there is no zoo")
+
+    monkeypatch.setattr("attar.pipeline.zoo.find_zoo", none)
+    said = zoo(place, "add", place / "a", "small", "--records", place / "records")
+    assert said.exit_code == 0, said.output
+    assert f"--zoo {place / 'zoo'}" in said.output.replace("\n", "")
 
 
 def test_every_answer_is_held_against_the_record(place, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 import pytest
 import torch
@@ -166,14 +167,16 @@ class Holding(nn.Module):
 
     def forward(self, x):
         y = self.inner(x)
-        if isinstance(self.inner.held, list):
-            self.inner.held[:] = [{"last": y}]
+        if isinstance(self.inner.held, list | deque):
+            self.inner.held.clear()
+            self.inner.held.append({"last": y})
         return self.head(y)
 
 
-def test_a_network_that_holds_activations_in_lists_and_dicts_is_cut():
+@pytest.mark.parametrize("held", [list, deque])
+def test_a_network_that_holds_activations_in_lists_and_dicts_is_cut(held):
     torch.manual_seed(0)
-    model, x = Holding([]), torch.rand(2, 8)
+    model, x = Holding(held()), torch.rand(2, 8)
     model(x).sum().backward()
     attar.prune(model, x, attar.Budget(params="60%"))
     assert model.inner[0].out_features < 16

@@ -146,6 +146,8 @@ def test_bad_overrides(tmp_path, override, expected):
 def test_a_fault_of_an_override_is_not_put_down_to_the_file(tmp_path):
     said = message(tmp_path, GOOD, "distil.temperature=-1")
     assert said.startswith("distil.temperature = -1: ") and said.endswith(f"(given on top of {tmp_path / 'r.toml'})")
+    said = message(tmp_path, GOOD, "data.mean=[123.0]", "data.std=[50.0]")
+    assert "mean has 123" in said and said.endswith("(with data.mean, data.std given on top)")
 
 
 def test_overrides_of_a_checked_recipe_reach_tables_that_are_absent_and_entries_of_lists(tmp_path):

@@ -86,9 +86,14 @@ def add(
     from attar.cli.app import explained
 
     with explained():
+        from attar.pipeline.folder import RunError
         from attar.pipeline.zoo import add as add_artifact
         from attar.pipeline.zoo import find_zoo
 
         print(f"zoo: {add_artifact(run, name, zoo, records)}")
-        if not zoo.samefile(find_zoo()):
+        try:
+            shown = zoo.samefile(find_zoo())
+        except RunError:  # there is none but this one
+            shown = False
+        if not shown:
             print(f"It is not the zoo that `attar zoo list` shows by itself: give the other commands --zoo {zoo}")

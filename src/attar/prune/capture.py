@@ -7,6 +7,7 @@ import inspect
 import io
 import logging
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
@@ -99,14 +100,14 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _tensors_in(container: Any) -> list[torch.Tensor]:
-    """Those in nested lists, tuples and dictionaries, which may hold themselves."""
+    """Those in nested lists, tuples, deques, sets and dictionaries, which may hold themselves."""
     found: list[torch.Tensor] = []
     waiting, seen = [container], set()
     while waiting:
         item = waiting.pop()
         if isinstance(item, torch.Tensor):
             found.append(item)
-        elif isinstance(item, list | tuple | dict) and id(item) not in seen:
+        elif isinstance(item, list | tuple | dict | deque | set | frozenset) and id(item) not in seen:
             seen.add(id(item))
             waiting += item.values() if isinstance(item, dict) else item
     return found

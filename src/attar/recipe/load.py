@@ -153,6 +153,8 @@ def _explain(fault: Any, where: str, lines: dict[Place, int], given: Collection[
     end = ""
     if any(place[: len(key)] == tuple(map(_number, key)) for key in given):
         start, end = dotted, f" (given on top of {where})"
+    elif below := [".".join(map(str, key)) for key in given if tuple(map(_number, key))[: len(place)] == place]:
+        end = f" (with {', '.join(below)} given on top)"
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{start}: {no_such_key(str(place[-1]), _keys_at(place[:-1]))}{end}"
