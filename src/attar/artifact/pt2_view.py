@@ -163,22 +163,20 @@ def check_target(name: Any) -> None:
 def check_inputs(node: Any) -> None:
     """Raise ArtifactError where an operation is given what it does not check; what else is wrong with a node torch refuses."""
     try:
-        operation = operation_named(str(node["target"]))
+        target = node["target"]
+        check_target(target)
+        if OF_SIZES.fullmatch(target):
+            return
+        operation = operation_named(target)
         names = [argument.name for argument in operation._schema.arguments]
-        inputs = {item["name"]: item["arg"] for item in node["inputs"]}
-        in_place = [item["name"] for item in node["inputs"] if item.get("kind") == 1]
-        if set(in_place) != set(names[: len(in_place)]):
-            raise ArtifactError(f"the .pt2 file gives {node['target']!r:.100} its arguments out of their places")
-        check_arguments(operation, {name: _literal(argument) for name, argument in inputs.items()})
+        by_place = [item["name"] for item in node["inputs"] if item.get("kind") == 1]
+        if set(by_place) != set(names[: len(by_place)]):
+            raise ArtifactError(f"the .pt2 file gives {target!r:.100} its arguments out of their places")
+        check_arguments(operation, {item["name"]: _literal(item["arg"]) for item in node["inputs"]})
     except ArtifactError:
         raise
-    except ValueError as error:
-        if isinstance(node, dict) and not OF_SIZES.fullmatch(str(node.get("target"))):
-            raise ArtifactError(f"the .pt2 file cannot be trusted: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(
-            f"the .pt2 file holds a node that cannot be read: {type(error).__name__}: {error}"
-        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArtifactError(f"the .pt2 file holds a node that cannot be run: {error}") from error
 
 
 def _literal(argument: Any) -> Any:
