@@ -83,9 +83,7 @@ _ROUNDING = {"rounding_mode": (None, "floor")}
 BOUNDED: dict[str, dict[str, tuple[Any, ...]]] = {
     "grid_sampler": {"interpolation_mode": (0, 1, 2), "padding_mode": (0, 1, 2)},
     "div": _ROUNDING,
-    "div_": _ROUNDING,
     "divide": _ROUNDING,
-    "divide_": _ROUNDING,
 }
 """What else is not looked at: unknown modes, and the quotient of integers towards zero, which -2**63 / -1 overflows."""
 NAMED = frozenset(" ".join((PRODUCTS, NORMS, WINDOWS, ELEMENTWISE, REDUCTIONS, MOVES, MAKERS, OF_SIZES)).split())
@@ -113,7 +111,7 @@ def check_arguments(operation: torch._ops.OpOverload, given: Mapping[str, Any]) 
         ValueError: a type, layout or mode is no such thing, or is computed.
     """
     name = operation._schema.name.removeprefix("aten::")
-    bounds = BOUNDED.get(name, {})
+    bounds = BOUNDED.get(name.rstrip("_"), {})
     for argument in operation._schema.arguments:
         if argument.name not in given:
             continue
@@ -123,7 +121,7 @@ def check_arguments(operation: torch._ops.OpOverload, given: Mapping[str, Any]) 
         if kinds and good and isinstance(value, torch.dtype):
             good = value in DTYPES
         if argument.name in bounds:
-            good = any(value is one or (isinstance(value, int | str) and value == one) for one in bounds[argument.name])
+            good = isinstance(value, int | str | None) and value in bounds[argument.name]
         if not good:
             raise ValueError(f"{name} may not be given {argument.name}={value!r:.100} by a file")
 

@@ -247,7 +247,7 @@ def test_a_teacher_given_as_weights_skips_teaching(done, tmp_path):
 def test_weights_of_another_network_are_refused(done, tmp_path):
     out, _ = done
     arguments = [f"teacher.weights={out / 'teach.safetensors'}", "teacher.arguments.widths=[5,5,5]"]
-    result = attar("run", DIGITS, *arguments, "--out", tmp_path / "run")
+    result = attar("run", DIGITS, *TINY, *arguments, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "does not fit the network" in result.output
 

@@ -53,6 +53,16 @@ def test_where_only_cheap_units_fit_importance_chooses_among_them_and_elsewhere(
     assert not plan["mid.weight"][:8].any()  # all of these cost the same, so that the important ones stay
 
 
+def test_cheap_units_are_found_among_equal_scores_too():
+    pruner = made(4, 36)
+    with torch.no_grad():
+        for parameter in pruner.model.parameters():
+            parameter.zero_()
+    least = pruner.minimum().params
+    pruner.step({"params": least})
+    assert pruner.cost().params == least
+
+
 class Inner(nn.Module):
     """A part that two others split lies within one of them."""
 

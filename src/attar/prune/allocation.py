@@ -70,9 +70,8 @@ def choose(
         raise ValueError(f"{unknown[0]!r} is not counted; {', '.join(COUNTED)} are (latency: attar.prune.latency)")
     model = model or CostModel(structure)
 
-    def chosen(scores: Mapping[int, torch.Tensor]) -> Kept | None:
-        task = _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
-        return task.masks(allocate(task)) if task.fits(task.lowest) else None
+    def asked(scores: Mapping[int, torch.Tensor]) -> _Task:
+        return _Task(model, ladders(structure, scores, kept, original, floors, round_to), kept or {}, limits)
 
     def leads_on(masks: Kept) -> bool:
         if not later:
@@ -88,14 +87,14 @@ def choose(
         )
         return all(least[kind] <= limit for kind, limit in later.items())
 
-    masks = chosen(scores)
+    task = asked(scores)
+    masks = task.masks(allocate(task)) if task.fits(task.lowest) else None
     if masks is None or not leads_on(masks):
-        frugal = cheapest_first(model, scores, kept)
-        masks = chosen(frugal) or masks
-        if masks is None:
-            raise _unreachable(
-                _Task(model, ladders(structure, frugal, kept, original, floors, round_to), kept or {}, limits)
-            )
+        frugal = asked(cheapest_first(model, scores, kept))
+        if frugal.fits(frugal.lowest):
+            masks = frugal.masks(allocate(frugal))
+        elif masks is None:
+            raise _unreachable(frugal)
     return masks
 
 
@@ -114,7 +113,8 @@ def cheapest_first(
         if len(np.unique(model.classes[index][alive])) > 1:
             worth = values[alive]
             order = np.lexsort((worth, cheap[index].numpy()[alive]))
-            worth[order] = np.sort(worth)
+            apart = 1e-12 * (np.abs(worth).max() or 1.0)  # equal scores would leave the order to the units' numbers
+            worth[order] = np.sort(worth) + apart * np.arange(len(order))
             values[alive] = worth
         found[index] = torch.from_numpy(values)
     return found
