@@ -36,11 +36,11 @@ def test_what_train_mode_repeats_is_left_out(level: int, monkeypatch: pytest.Mon
     torch.manual_seed(0)
     model = Small()
     pruner = Pruner(model, torch.randn(2, 7, 5), prove=False)
-    left = pruner.coupled.label_kept(merged_masks(pruner.masks, pruner.plan_share(0.6)))
+    left = pruner.cutter.coupled.label_kept(merged_masks(pruner.cutter.masks, pruner.plan_share(0.6)))
     original = {path: {} for path, _ in model.named_modules()} | {"attention": {"heads": 3, "head_dim": 8}}
 
     def mended() -> tuple[attributes.Attributes, list[int]]:
-        places = attributes.NumberPlaces(pruner.coupled.walks, model, original)
+        places = attributes.NumberPlaces(pruner.cutter.coupled.walks, model, original)
         levels = dict.fromkeys(places.classes.values(), level)
         asked = [len(places.operations(number, {})) for number in range(2)]
         return attributes.mended_attributes(places, left, levels, lambda: None), asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,25 +11,19 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
-from attar.prune.capture import Example, batch_is_free, copied, in_mode
+from attar.prune.capture import Example, copied
 from attar.prune.cost import COUNTED, CostModel
-from attar.prune.coupling import couple_model
+from attar.prune.cutter import Cutter
 from attar.prune.importance import Context, Importance, find_importance, score
 from attar.prune.ladder import ladders
 from attar.prune.latency import Latency, check_smallest, choose_by_latency, measure_latency
 from attar.prune.modules import named_tensors
-from attar.prune.parts import as_captured, capture_parts
-from attar.prune.proof import TOLERANCE, Proof, ProofError, Question, double_precision
-from attar.prune.propagate import Walk
+from attar.prune.proof import ProofError
 from attar.prune.saved import saved_bytes
-from attar.prune.scales import Factors, multiply_rows, relative, width_factors
-from attar.prune.shipped import running, ship
 from attar.prune.shrink import kept_indices, merged_masks, shrunk
-from attar.prune.structure import Group, Kept, same_units
-from attar.prune.surgery import Attributes, Indices, cut_tensors, layer_attributes, plain_attributes, set_attributes
-from attar.prune.uses import Uses, mended_by_use, size_uses
-from attar.prune.ways import Again, Differs, Way, WayError, first_that_works
+from attar.prune.structure import Group, Kept
+from attar.prune.surgery import Indices
+from attar.prune.ways import Way, WayError, first_that_works
 from attar.recipe.budget import Budget, as_budget
 
 
@@ -65,10 +58,6 @@ class Cut:
     after: Cost
     notes: tuple[str, ...] = field(default=())
     """What the user should know: units that a norm mixes, operations without a rule."""
-
-
-RUNS = "runs"
-"""Name of the entry of a state that says who runs the network, beside the groups."""
 
 
 class Pruner:
@@ -107,46 +96,27 @@ class Pruner:
         find_allocation(allocation)
         self.model, self.importance, self.allocation = model, importance, allocation
         self.round_to, self.floors, self.prove = round_to, floors, prove
-        self.protect, self.policy = protect, policy
-        self.coupled = couple_model(model, example_inputs, protect, policy)
-        self.original = self.coupled.structure
-        self.structure = self.original
-        self.costs = CostModel(self.original)
-        self.masks: Kept = {i: torch.ones(group.size, dtype=torch.bool) for i, group in enumerate(self.original.groups)}
-        self._attributes = plain_attributes(model)
-        self._ran = running(model)
-        """Graphs that modules ran before this: they were captured instead of the code."""
+        self.cutter = Cutter(model, example_inputs, protect, policy)
+        self.structure = self.cutter.original
+        self.costs = CostModel(self.structure)
         self._dtypes = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
-        self.way = Way()
         self._original_cost = self.cost()
         self._original_latency: dict[tuple[int, int], float] = {}
-        self.why_graph = ""
-        """Why the network's own code could not follow a cut as it was."""
-        self._traced = self.coupled
-        """As captured first, which a quick trace may have done."""
-        self._uses: Uses | None = None
-        self._uses_asked = False
-        self._question: Question | None = None
-        """What the first proof asked: the others ask the same."""
-        self._only_traced = False
-        """Whether the quick trace stays though a graph is needed."""
-        self._captured_parts: dict[str, list[Walk]] = {}
-        self._last: tuple[Way, torch.Tensor, Attributes] | None = None
-        """The numbers mended last: a cut asks for them when it is tried, and when it is done."""
-        self._places: NumberPlaces | None = None
-        """Where modules' numbers may stand, for the walks of now."""
-        self._known_factors: list[tuple[Way, torch.Tensor, Factors]] = []
-        """Those of the last two masks: a cut needs what holds before it and after it."""
 
     @property
     def mode(self) -> str:
         """`module` while the network runs its own code, `graph` once its captured graph had to take over."""
-        return self.way.mode
+        return self.cutter.way.mode
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Paths of the modules that run their part of the captured graph, as their code cannot follow; the rest runs its own."""
-        return tuple(self._parts(self.way)) if self.mode == "module" else ()
+        return tuple(self.cutter.parts(self.cutter.way)) if self.mode == "module" else ()
+
+    @property
+    def why_graph(self) -> str:
+        """Why the network's own code could not follow a cut as it was."""
+        return self.cutter.why_graph
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -156,7 +126,7 @@ class Pruner:
     @property
     def reports(self) -> tuple[str, ...]:
         """Operations without a rule, and what else the user should know about the capture."""
-        return self.coupled.reports
+        return self.cutter.coupled.reports
 
     def cost(self) -> Cost:
         """What the network costs now."""
@@ -172,18 +142,18 @@ class Pruner:
         Raises:
             ProofError: no such copy could be made.
         """
-        example = self.coupled.captured.keywords or self.coupled.captured.arguments
+        example = self.cutter.coupled.captured.keywords or self.cutter.coupled.captured.arguments
         if not kept:
             return measure_latency(self.model, example, batch, threads)
-        indices, masks = kept_indices(self.structure, kept), merged_masks(self.masks, kept)
+        indices, masks = kept_indices(self.structure, kept), merged_masks(self.cutter.masks, kept)
 
         def measured(way: Way) -> Latency:
             small = copied(self.model)
-            self._apply(small, indices, masks, way)
+            self.cutter.apply(small, indices, masks, way)
             return measure_latency(small, example, batch, threads)
 
         try:
-            return first_that_works(self.way, measured, self._parts)[1]
+            return first_that_works(self.cutter.way, measured, self.cutter.parts)[1]
         except WayError as problem:
             raise ProofError(f"the cut network cannot be measured; {problem}") from None
 
@@ -204,7 +174,7 @@ class Pruner:
         if isinstance(budget.latency, str) and budget.latency.strip().endswith("%"):
             how = (budget.batch, budget.threads)
             if how not in self._original_latency:
-                if self.structure is not self.original:
+                if self.structure is not self.cutter.original:
                     raise ValueError(
                         f"latency={budget.latency!r} is a share of the uncut network's latency, which was not measured "
                         "before the first cut: give seconds"
@@ -286,7 +256,7 @@ class Pruner:
         Which graphs a cut network has to run shows when it is proved; where they bring more, the choice is made again.
         """
         uncounted = self.cost().bytes - self.costs.cost()["bytes"]
-        constants = any(walk.graph.constants for walk in self.coupled.walks)
+        constants = any(walk.graph.constants for walk in self.cutter.coupled.walks)
         while True:
             try:
                 kept = chosen({**limits, "bytes": limits["bytes"] - uncounted})
@@ -307,9 +277,13 @@ class Pruner:
 
     def _uncounted(self, kept: Kept, prove: bool) -> int:
         """Bytes that the file of a network cut to these units holds beside what is counted."""
-        indices, masks, small = kept_indices(self.structure, kept), merged_masks(self.masks, kept), copied(self.model)
-        way = self._prove(indices, masks)[1] if prove and self.prove and indices else self.way
-        self._apply(small, indices, masks, way)
+        indices, masks, small = (
+            kept_indices(self.structure, kept),
+            merged_masks(self.cutter.masks, kept),
+            copied(self.model),
+        )
+        way = self.cutter.prove(indices, masks)[1] if prove and self.prove and indices else self.cutter.way
+        self.cutter.apply(small, indices, masks, way)
         return saved_bytes(small) - self.costs.cost(kept)["bytes"]
 
     def plan_share(self, share: float, context: Context | None = None) -> Kept:
@@ -319,7 +293,7 @@ class Pruner:
         settings = self._settings()
         falls = {i for i, whole in settings["original"].items() if self.groups[i].size > int(whole * share + 1e-9)}
         # Before the first cut all groups are scored: a criterion that cannot judge one says so while all is whole.
-        only = None if self.structure is self.original else falls
+        only = None if self.structure is self.cutter.original else falls
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context, only)
         kept: Kept = {}
         for ladder in ladders(
@@ -355,21 +329,17 @@ class Pruner:
         if empty:
             raise ProofError(f"the cut was not done: nothing would be left of {empty}; keep one unit of it at least")
         structure = shrunk(self.structure, kept, indices)
-        masks = merged_masks(self.masks, kept)
-        error, way = self._prove(indices, masks) if self.prove and indices else (0.0, self.way)
-        scaled = self._apply(self.model, indices, masks, way, tensors)
-        self.way = way
-        self.structure, self.masks, self.costs = structure, masks, self.costs.cut(kept, structure)
+        masks = merged_masks(self.cutter.masks, kept)
+        error, way = self.cutter.prove(indices, masks) if self.prove and indices else (0.0, self.cutter.way)
+        scaled = self.cutter.cut(indices, masks, way, tensors)
+        self.structure, self.costs = structure, self.costs.cut(kept, structure)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
         return Cut(removed, widths, indices, scaled, error, before, self._cost(tensors), self._notes(removed))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Which units of the network as captured are left, group -> bool (size,); and who runs it, if not its own code."""
-        left = {
-            group.name: self.masks[i].clone() for i, group in enumerate(self.original.groups) if not group.protected
-        }
-        return left if self.way == Way() else {**left, RUNS: self.way.encoded()}
+        """Which units of the network as captured are left, group -> bool (size,); beside the groups, how it is run and proved."""
+        return self.cutter.state()
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Cut a freshly built original to what `state` told, without choosing; weights are then loaded over it.
@@ -377,23 +347,13 @@ class Pruner:
         Raises:
             ValueError: the state is of another network, or this one was already cut.
         """
-        if self.structure is not self.original:
+        original = self.cutter.original
+        if self.structure is not original:
             raise ValueError("restore needs a network that is not cut yet: build it anew, and a Pruner on it")
-        names = {group.name: i for i, group in enumerate(self.original.groups)}
-        kept: Kept = {}
-        for name, mask in state.items():
-            if name == RUNS:
-                continue
-            if name not in names or tuple(mask.shape) != (self.original.groups[names[name]].size,):
-                raise ValueError(
-                    f"the state has a group {name!r} of {tuple(mask.shape)} units, which this network lacks"
-                )
-            if not bool(mask.all()):
-                kept[names[name]] = mask.to("cpu", torch.bool)
-        indices, masks = kept_indices(self.original, kept), merged_masks(self.masks, kept)
-        way = Way.decoded(state[RUNS]) if RUNS in state else Way()
-        self._apply(self.model, indices, masks, way)
-        self.way, self.structure, self.masks = way, shrunk(self.original, kept, indices), masks
+        kept, way, self.cutter.question = self.cutter.told(state)
+        indices = kept_indices(original, kept)
+        self.cutter.cut(indices, merged_masks(self.cutter.masks, kept), way)
+        self.structure = shrunk(original, kept, indices)
         self.costs = self.costs.cut(kept, self.structure)
 
     def _cost(self, tensors: Mapping[str, torch.Tensor]) -> Cost:
@@ -405,138 +365,16 @@ class Pruner:
         return Cost(**counted)
 
     def _settings(self) -> dict[str, Any]:
-        whole = {i: group.size for i, group in enumerate(self.original.groups)}
+        whole = {i: group.size for i, group in enumerate(self.cutter.original.groups)}
         return {"original": whole, "floors": self.floors, "round_to": self.round_to, "model": self.costs}
 
     def _notes(self, removed: Mapping[str, int]) -> tuple[str, ...]:
         mixing = [
-            f"{group.name}: {note}" for group in self.original.groups if group.name in removed for note in group.notes
+            f"{group.name}: {note}"
+            for group in self.cutter.original.groups
+            if group.name in removed
+            for note in group.notes
         ]
-        weak = self._question is not None and self._question.says_little
+        weak = self.cutter.question is not None and self.cutter.question.says_little
         told = ("its answers tell little of what it computes, so the proof is weak",) if weak else ()
         return (*mixing, *told, *self.reports)
-
-    def _apply(
-        self,
-        model: nn.Module,
-        indices: Indices,
-        masks: Kept,
-        way: Way,
-        tensors: Mapping[str, torch.Tensor] | None = None,
-    ) -> Factors:
-        """Cut a module of the present shapes, whose named `tensors` may be given; returns what rows were multiplied by.
-
-        Everything that can fail comes before the first change.
-        """
-        parts = self._parts(way)
-        tensors = named_tensors(model) if tensors is None else tensors
-        shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-        for name, cuts in indices.items():
-            for dim, index in cuts:
-                shapes[name][dim] = index.numel()
-        by_alias = {alias: tuple(shapes[first]) for alias, first in self.coupled.captured.aliases.items()}
-        left = self.coupled.label_kept(masks)
-        mended = self._mended(left, masks, way)
-        attributes = joined(mended, layer_attributes(model, by_alias, self._attributes))
-        change = relative(self._factors(self.masks, self.way), self._factors(masks, way))
-        ship(model, {"": self.coupled.walks} if way.mode == "graph" else parts, left, self.coupled.captured.aliases)
-        scaled = {name: self._now(name, factor, masks) for name, factor in change.items()}
-        cut_tensors(model, tensors, indices)
-        set_attributes(model, attributes)
-        for name, factor in scaled.items():
-            multiply_rows(tensors[name].data, factor)
-        return scaled
-
-    def _mended(self, left: torch.Tensor, masks: Kept, way: Way) -> Attributes:
-        """Numbers that the modules' own code reads, for the labels that are left; the graph needs none."""
-        if way.mode == "graph":
-            return {}
-        if self._last is None or self._last[0] != way or not torch.equal(self._last[1], left):
-            if self._places is None or self._places.walks is not self.coupled.walks:
-                self._places = NumberPlaces(self.coupled.walks, self.model, self._attributes)
-            self._last = (way, left, mended_attributes(self._places, left, way.levels, lambda: self._used(masks)))
-        return self._last[2]
-
-    def _used(self, masks: Kept) -> Used | None:
-        """What attributes must be by their uses, where a quick trace could be had of these."""
-        traced = self._traced
-        if not self._uses_asked and not traced.captured.evaluation.exported:
-            whole = as_captured(self.model, self._attributes, traced.walks[0], self._ran)
-            call = (traced.captured.arguments, traced.captured.keywords)
-            with suppress(Exception), torch.no_grad(), in_mode(whole, False):  # code may do what these numbers cannot
-                self._uses = size_uses(whole, numbers_by_use(whole, self._attributes), traced.walks[0], call)
-        self._uses_asked = True
-        return None if self._uses is None else mended_by_use(self._uses, traced.walks[0], traced.label_kept(masks))
-
-    def _parts(self, way: Way) -> dict[str, list[Walk]]:
-        """The graphs of the modules that run their part of the captured one."""
-        paths = part_paths(self.model, way.levels)
-        if paths or way.mode == "graph":
-            self._export()
-        new = [path for path in paths if path not in self._captured_parts]
-        if new:
-            coupled = self.coupled
-            found = capture_parts(self.model, self._attributes, coupled.captured, coupled.walks, self._ran, new)
-            self._captured_parts |= {path: found.get(path, []) for path in new}
-        return {path: self._captured_parts[path] for path in paths if self._captured_parts[path]}
-
-    def _export(self) -> None:
-        """Have graphs of `torch.export` before one is shipped: a quick trace was seen with two sizes of the batch alone."""
-        captured = self.coupled.captured
-        if captured.evaluation.exported or self._only_traced:
-            return
-        whole = as_captured(self.model, self._attributes, self.coupled.walks[0], self._ran)
-        found = couple_model(whole, captured.keywords or captured.arguments, self.protect, self.policy, quick=False)
-        if not same_units(found.structure, self.original):
-            raise RuntimeError("torch.export finds other units than a trace of the network does")
-        if batch_is_free(captured.evaluation) and not batch_is_free(found.captured.evaluation):
-            self._only_traced = True  # code that asks for `len(x)` has the batch written into what is exported
-        else:
-            self.coupled, self._last, self._known_factors = found, None, []
-
-    def _factors(self, masks: Kept, way: Way) -> Factors:
-        """What the weights of a network cut to `masks` carry, by rows as captured; a graph says its scales itself."""
-        if way.mode == "graph":
-            return {}
-        parts = frozenset(self._parts(way))  # they may bring other labels
-        left = self.coupled.label_kept(masks)
-        for known_way, known_left, known in self._known_factors:
-            if known_way == way and torch.equal(known_left, left):
-                return known
-        walk, aliases = self.coupled.walks[0], self.coupled.captured.aliases
-        found = width_factors(walk, left, self._attributes, aliases, parts)
-        self._known_factors = [(way, left, found), *self._known_factors[:1]]
-        return found
-
-    def _now(self, name: str, factor: torch.Tensor, masks: Kept) -> torch.Tensor:
-        """Of a figure for each row as captured, those of the rows that are left."""
-        return factor[self.coupled.rows_left(name, masks)]
-
-    def _prove(self, indices: Indices, masks: Kept) -> tuple[float, Way]:
-        """(relative error, who runs the cut network)."""
-        with double_precision(self.model):
-            carried = self._factors(self.masks, self.way)
-            proof = Proof(self.model, self.coupled, self.masks, masks, carried, self._question)
-        self._question = proof.question
-        left = self.coupled.label_kept(masks)
-        tried: list[Any] = []
-
-        def proved(way: Way) -> float:
-            does = (way.mode, self._mended(left, masks, way), list(self._parts(way)))
-            if does in tried:
-                raise Again
-            tried.append(does)
-            with double_precision(self.model):
-                small = proof.candidate()
-                self._apply(small, indices, masks, way)
-                error = proof.error(small)
-            if not error <= TOLERANCE:
-                raise Differs(f"differs from the masked network by {error:.2e} (relative)")
-            return error
-
-        try:
-            way, error, why = first_that_works(self.way, proved, self._parts)
-        except WayError as problem:
-            raise ProofError(f"the cut was not done, as it could not be proved; {problem}") from None
-        self.why_graph = why or self.why_graph
-        return error, way

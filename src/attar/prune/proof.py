@@ -63,7 +63,7 @@ class Question:
     samples: a column that is a category has no others."""
     drawn: bool
     """Ids from the whole of the table that they look up, where the example has the same everywhere."""
-    change: tuple[float, ...] = ()
+    change: Sequence[float] = ()
     """Of each tensor of the answer: the largest change between two random inputs, as a share of its largest magnitude."""
     whole: bool = False
     """Whether the answer is whole numbers alone."""

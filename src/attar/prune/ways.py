@@ -3,12 +3,10 @@ their captured graph; at last the whole graph."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from attar.prune.attributes import Levels, bolder, calls_noted
@@ -27,15 +25,6 @@ class Way:
     """`module`: its own code, apart from the parts that `levels` names; `graph`: the captured graph."""
     levels: Levels = field(default_factory=dict)
     """How daringly the numbers of each class of modules are mended, and which classes run their part of the graph."""
-
-    def encoded(self) -> torch.Tensor:
-        """uint8 (bytes,): JSON, to stand among the tensors of a state."""
-        return torch.tensor(list(json.dumps([self.mode, self.levels], sort_keys=True).encode()), dtype=torch.uint8)
-
-    @staticmethod
-    def decoded(tensor: torch.Tensor) -> Way:
-        mode, levels = json.loads(bytes(tensor.tolist()))
-        return Way(mode, levels)
 
 
 class WayError(RuntimeError):
