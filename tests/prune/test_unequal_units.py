@@ -45,6 +45,19 @@ def test_the_smallest_network_stays_in_reach_of_later_steps():
     assert pruner.cost().params == least
 
 
+def test_later_bytes_are_those_of_the_file():
+    pruner = made(8, 1)
+    pruner.model.half()  # since the capture: a file of half the bytes that are counted
+    last = pruner.minimum().bytes - 10  # too few for float32
+    by_importance = pruner.plan({"bytes": 1100})
+    led_on = pruner.plan({"bytes": 1100}, later={"bytes": last})
+    assert by_importance.keys() == led_on.keys()
+    assert all(torch.equal(by_importance[index], mask) for index, mask in led_on.items())
+    for limit in (1100, last):
+        pruner.cut(pruner.plan({"bytes": limit}, later={"bytes": last}))
+        assert pruner.cost().bytes <= limit
+
+
 def test_where_only_cheap_units_fit_importance_chooses_among_them_and_elsewhere():
     pruner = made(4, 36)
     names = {index: group.name for index, group in enumerate(pruner.groups)}

@@ -232,25 +232,27 @@ class Pruner:
             BudgetError: the limits cannot be met.
             ProofError: bytes are limited, and the cut network, whose file has to be known, does not equal the masked one.
         """
-        counted = {kind: limit for kind, limit in (later or {}).items() if kind in COUNTED}
-        limits, settings = self.limits(budget), {**self._settings(), "later": counted}
+        limits = self.limits(budget)
+        last = {kind: limit for kind, limit in (later or {}).items() if kind in COUNTED}
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
         batch, threads = (budget.batch, budget.threads) if isinstance(budget, Budget) else (1, 1)
 
         def measure(kept: Kept) -> float:
             return self.latency(batch, threads, kept).seconds
 
-        def chosen(limits: dict[str, float]) -> Kept:
+        def chosen(uncounted: int) -> Kept:
+            settings = {**self._settings(), "later": _without(last, uncounted)}
+            counted = _without(limits, uncounted)
             if "latency" not in limits:
-                return choose(self.structure, scores, limits, self.allocation, **settings)
-            return choose_by_latency(self.structure, scores, limits, measure, self.allocation, **settings)[0]
+                return choose(self.structure, scores, counted, self.allocation, **settings)
+            return choose_by_latency(self.structure, scores, counted, measure, self.allocation, **settings)[0]
 
         try:
-            return self._within_bytes(limits, chosen) if "bytes" in limits else chosen(limits)
+            return self._within_bytes(limits["bytes"], chosen) if "bytes" in limits else chosen(0)
         except BudgetError as error:
             raise self._explained(error) from None
 
-    def _within_bytes(self, limits: dict[str, float], chosen: Callable[[dict[str, float]], Kept]) -> Kept:
+    def _within_bytes(self, limit: float, chosen: Callable[[int], Kept]) -> Kept:
         """Choose with room for what the file holds beside what is counted: the constants of graphs that the network runs.
 
         Which graphs a cut network has to run shows when it is proved; where they bring more, the choice is made again.
@@ -259,13 +261,13 @@ class Pruner:
         constants = any(walk.graph.constants for walk in self.cutter.coupled.walks)
         while True:
             try:
-                kept = chosen({**limits, "bytes": limits["bytes"] - uncounted})
+                kept = chosen(uncounted)
             except BudgetError as error:
                 least = {**error.smallest, "bytes": error.smallest.get("bytes", 0) + uncounted}
-                if uncounted <= 0 or least["bytes"] <= limits["bytes"]:
+                if uncounted <= 0 or least["bytes"] <= limit:
                     raise
                 raise BudgetError(
-                    f"the budget cannot be met: bytes <= {limits['bytes']:,} (the smallest reachable is {least['bytes']:,}, "
+                    f"the budget cannot be met: bytes <= {limit:,} (the smallest reachable is {least['bytes']:,}, "
                     f"of which {uncounted:,} are constants of the captured graph, which the network has to run); "
                     "raise the limit, lower floors or round_to, or protect less",
                     least,
@@ -378,3 +380,8 @@ class Pruner:
         weak = self.cutter.question is not None and self.cutter.question.says_little
         told = ("its answers tell little of what it computes, so the proof is weak",) if weak else ()
         return (*mixing, *told, *self.reports)
+
+
+def _without(limits: Mapping[str, float], uncounted: int) -> dict[str, float]:
+    """Limits on what is counted, of a file that holds `uncounted` bytes beside it."""
+    return {**limits, "bytes": limits["bytes"] - uncounted} if "bytes" in limits else dict(limits)
