@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from attar.prune import ProofError, Pruner
-from attar.prune.proof import TOLERANCE, Proof, random_call, relative_error
+from attar.prune.answers import TOLERANCE, relative_error
+from attar.prune.proof import Proof
+from attar.prune.questions import random_call
 
 IMAGES = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 0.1
 INF, NAN = float("inf"), float("nan")

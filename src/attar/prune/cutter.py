@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from attar.prune.answers import TOLERANCE, double_precision
 from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
 from attar.prune.capture import Example, batch_is_free, in_mode
 from attar.prune.coupling import couple_model
 from attar.prune.modules import named_tensors
 from attar.prune.parts import as_captured, capture_parts
-from attar.prune.proof import TOLERANCE, Proof, ProofError, Question, double_precision
+from attar.prune.proof import Proof, ProofError
 from attar.prune.propagate import Walk
+from attar.prune.questions import Question
 from attar.prune.scales import Factors, multiply_rows, relative, width_factors
 from attar.prune.shipped import running, ship
 from attar.prune.structure import Kept, same_units

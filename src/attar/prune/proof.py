@@ -5,37 +5,25 @@ In eval mode, and in train mode too, with dropout that keeps everything, whereve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from attar.prune.capture import Graph, copied, in_mode
+from attar.prune.answers import TOLERANCE, largest_change, not_finite, output, relative_error, same_shapes
+from attar.prune.capture import copied
 from attar.prune.coupling import Coupled
-from attar.prune.masked import Masked, spread, widened
-from attar.prune.modules import cards_of, named_tensors
-from attar.prune.movement import MOVES
-from attar.prune.propagate import operation_name
+from attar.prune.masked import Masked, spread
+from attar.prune.modules import named_tensors
+from attar.prune.questions import QUESTIONS, Question, random_call, tables_read
 from attar.prune.scales import Factors, multiply_rows
 from attar.prune.structure import Kept
 
-TOLERANCE = 1e-10
-"""Largest relative error that passes."""
-
-
 ROUNDING = 1e-14
 """Relative change of weights that tells whether an answer in train mode can be compared: much more than rounding makes."""
-
-
-NEXT_TO_NOTHING = 1e-3
-"""An answer of which a smaller share changes with the inputs is compared by that share."""
-ROUNDED = 1e-13
-"""Relative differences that rounding in float64 may make of a number."""
 
 
 class ProofError(RuntimeError):
@@ -52,121 +40,6 @@ def proving_copy(model: nn.Module, seed: int = 0) -> nn.Module:
                 noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
                 tensor.copy_(tensor * (0.5 + noise) if bool(tensor.any()) else 0.2 * (noise - 0.5))
     return twin
-
-
-@dataclass(frozen=True)
-class Question:
-    """What the networks are asked in proofs: which random inputs, and how far their answers change with them."""
-
-    numbers: str
-    """Where floating numbers come from: `normal` ones, the `range` of the example's, or the `example`'s own, shuffled over its
-    samples: a column that is a category has no others."""
-    drawn: bool
-    """Ids from the whole of the table that they look up, where the example has the same everywhere."""
-    change: Sequence[float] = ()
-    """Of each tensor of the answer: the largest change between two random inputs, as a share of its largest magnitude."""
-    whole: bool = False
-    """Whether the answer is whole numbers alone."""
-
-    @property
-    def says_little(self) -> bool:
-        """Whether a wrong cut could give the same answer: it does not depend on the inputs, or is of classes, say."""
-        return self.whole or not any(self.change)
-
-
-QUESTIONS = tuple(Question(numbers, drawn) for numbers in ("normal", "range", "example") for drawn in (True, False))
-
-
-def random_call(
-    arguments: Any,
-    keywords: Any,
-    device: torch.device,
-    seed: int = 0,
-    numbers: str = "normal",
-    tables: Mapping[int, int] | None = None,
-) -> tuple[Any, Any]:
-    """The example's arguments with fresh float64 numbers where they were floating; see `Question` for which.
-
-    `tables`: rows of the table that an argument (by its place in the flattened call) has ids of. Where all ids are the same,
-    attention is uniform and hides errors, so others are drawn.
-    """
-    generator = torch.Generator().manual_seed(seed + 1)
-
-    def fresh(place: int, leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf
-        if not leaf.is_floating_point():
-            rows = (tables or {}).get(place)
-            if rows is not None and leaf.numel() > 1 and bool((leaf == leaf.reshape(-1)[0]).all()):
-                leaf = torch.randint(rows, leaf.shape, generator=generator).to(leaf.dtype)
-            return leaf.to(device)
-        if numbers == "example" and leaf.dim():
-            sample = torch.randint(len(leaf), leaf.shape, generator=generator)
-            return leaf.detach().cpu().double().gather(0, sample).to(device)
-        if numbers == "range" and (limits := _limits(leaf)) is not None:
-            low, high = limits
-            return (low + (high - low) * torch.rand(leaf.shape, generator=generator, dtype=torch.float64)).to(device)
-        return torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(device)
-
-    leaves, spec = tree_flatten((arguments, keywords))
-    made: tuple[Any, Any] = tree_unflatten([fresh(place, leaf) for place, leaf in enumerate(leaves)], spec)
-    return made
-
-
-def _tables(graph: Graph) -> dict[int, int]:
-    """Place in the flattened call -> rows of the smallest table that this input looks up."""
-    places, found = {name: place for place, name in enumerate(graph.inputs)}, dict[int, int]()
-    for node in graph.module.graph.nodes:
-        if operation_name(node.target) != "embedding":
-            continue
-        source = node.args[1]
-        while (
-            source.op == "call_function" and operation_name(source.target) in MOVES and len(source.all_input_nodes) == 1
-        ):
-            source = source.all_input_nodes[0]
-        if source.name in places:
-            rows, place = int(node.args[0].meta["val"].shape[0]), places[source.name]
-            found[place] = min(rows, found.get(place, rows))
-    return found
-
-
-def _limits(example: torch.Tensor) -> tuple[float, float] | None:
-    """Between which numbers an example lies, those that are finite; around it where it is constant, as that would hide errors."""
-    numbers = example.detach()[example.isfinite()].double()
-    if not numbers.numel():
-        return None
-    low, high = float(numbers.min()), float(numbers.max())
-    if low < high:
-        return low, high
-    return (0.5 * low, 1.5 * low) if low else (0.0, 1.0)
-
-
-class _Exact(TorchDispatchMode):
-    """Casts to smaller floating types become casts to float64, and dropout, which draws by `bernoulli_`, keeps everything."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing compiles in here; torch would load its compiler, a second or more, to keep it out
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {key: widened(item) for key, item in (kwargs or {}).items()}
-        if func is torch.ops.aten.bernoulli_.float:
-            return args[0].fill_(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
-        if func is torch.ops.aten.native_dropout.default:
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def double_precision(model: nn.Module) -> Iterator[None]:
-    """New floating tensors are float64 inside; random numbers that the model draws are drawn again after."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=cards_of(model)):
-            yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class Proof:
@@ -194,7 +67,7 @@ class Proof:
         self._model, self._coupled = model, coupled
         twin = proving_copy(model)
         device = next(iter(named_tensors(twin).values())).device
-        self._tables = _tables(coupled.captured.evaluation)
+        self._tables = tables_read(coupled.captured.evaluation)
         full, left = full_tensors(twin, coupled, before, carried), coupled.label_kept(after)
         self._expected, self._call, self.question = self._asked(twin, full, left, device, question)
         self._trained = self._masked_training(twin, full, left)
@@ -286,7 +159,7 @@ class Proof:
             except Exception as error:
                 problem = problem or error
                 continue
-            infinite = _not_finite(answer)
+            infinite = not_finite(answer)
             if best is not None and (infinite > least or (infinite == least and not best[2].says_little)):
                 continue
             try:
@@ -294,7 +167,7 @@ class Proof:
             except Exception:  # other numbers of the same kind, but it cannot take them
                 other = answer
             whole = not any(tensor.is_floating_point() or tensor.is_complex() for tensor in answer)
-            change = tuple(map(_change, answer, other)) if same_shapes(answer, other) else (1.0,) * len(answer)
+            change = tuple(map(largest_change, answer, other)) if same_shapes(answer, other) else (1.0,) * len(answer)
             now = Question(asked.numbers, asked.drawn, change, whole)
             if best is None or infinite < least or not now.says_little:
                 best, least = (answer, call, now), infinite
@@ -364,65 +237,3 @@ def full_tensors(model: nn.Module, coupled: Coupled, masks: Kept, carried: Facto
         first[name] = first[name].clone()  # it may be the model's own
         multiply_rows(first[name], 1 / factor)
     return {alias: first[name] for alias, name in coupled.captured.aliases.items()}
-
-
-@torch.no_grad()
-def output(model: nn.Module, call: tuple[Any, Any], training: bool = False) -> list[torch.Tensor]:
-    """All tensors that the network answers with, in eval or train mode."""
-    with in_mode(model, training), _Exact():
-        found = model(*call[0], **call[1])
-    if not isinstance(found, torch.Tensor | tuple | list | dict) and hasattr(found, "to_tuple"):
-        found = found.to_tuple()
-    return [leaf for leaf in tree_leaves(found) if isinstance(leaf, torch.Tensor)]
-
-
-def same_shapes(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    """Whether two answers are of as many tensors, of the same shapes."""
-    return [tensor.shape for tensor in first] == [tensor.shape for tensor in second]
-
-
-def _not_finite(answer: list[torch.Tensor]) -> int:
-    """How many elements are infinite or NaN."""
-    return sum(int((~tensor.isfinite()).sum()) for tensor in answer)
-
-
-def _change(first: torch.Tensor, second: torch.Tensor) -> float:
-    """The largest difference over the largest magnitude, of what is finite; 1 at most."""
-    a, b = (tensor.to(torch.promote_types(tensor.dtype, torch.float64)) for tensor in (first, second))
-    finite = a.isfinite() & b.isfinite()
-    if not bool(finite.any()):
-        return 0.0
-    size = float(a.abs().where(finite, 0).max())
-    return min(1.0, float((a - b).abs().where(finite, 0).max()) / size) if size else 0.0
-
-
-def relative_error(
-    first: list[torch.Tensor], second: list[torch.Tensor], change: Sequence[float] | None = None
-) -> float:
-    """Largest difference over the largest finite magnitude of the first; infinite where shapes or numbers of outputs differ.
-
-    Infinities are equal to their like. NaN equals nothing.
-
-    Args:
-        first, second: the answers.
-        change: of each tensor, how much of that magnitude changes with the inputs. Where it is next to nothing (one logit is
-            -1e9, say), differences are measured by that, and what rounding makes of each number is no difference.
-    """
-    if not same_shapes(first, second):
-        return float("inf")
-    worst = 0.0
-    for a, b, share in zip(
-        first, second, change if change is not None and len(change) == len(first) else [1.0] * len(first)
-    ):
-        if not a.numel():
-            continue
-        a, b = (tensor.to(torch.promote_types(tensor.dtype, torch.float64)) for tensor in (a, b))
-        size = a.abs()
-        scale = float(size.where(size.isfinite(), 0).max().clamp_min(torch.finfo(torch.float64).tiny))
-        difference = (a - b).abs().where(a != b, 0)
-        if 0 < share < NEXT_TO_NOTHING:
-            scale *= share
-            difference = (difference - ROUNDED * size.where(size.isfinite(), 0)).clamp_min(0)
-        error = float(difference.max()) / scale
-        worst = max(worst, error if error == error else float("inf"))
-    return worst
