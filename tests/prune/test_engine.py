@@ -208,3 +208,40 @@ def test_code_that_asks_whether_a_tensor_is_true_is_named() -> None:
 
     cut = Pruner(Asks(), torch.randn(2, 1, 8, 8)).step(Budget(params="60%"))
     assert any("asks whether a tensor is true" in note for note in cut.notes)
+
+
+def test_a_network_changed_since_the_capture_is_not_cut() -> None:
+    model = student()
+    pruner = Pruner(model, EXAMPLE)
+    model.fc = torch.nn.Linear(64, 500)
+    for ask in (pruner.step, pruner.plan):
+        with pytest.raises(ValueError, match=r"fc.weight was \(10, 64\) and is \(500, 64\); make a new Pruner"):
+            ask({"params": 100_000})
+    assert Pruner(model, EXAMPLE).step({"params": 100_000}).after.params == count_params(model) <= 100_000
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({99: torch.ones(16, dtype=torch.bool)}, "kept has 99: give numbers of groups, 0 to"),
+        ({"conv1.weight": torch.ones(16, dtype=torch.bool)}, "kept has 'conv1.weight'"),
+        ({0: torch.ones(15, dtype=torch.bool)}, r"is torch.bool of \(15,\): give a torch.bool tensor of \(16,\)"),
+        ({0: torch.ones(16)}, "is torch.float32"),
+        ({0: [True] * 16}, r"is \[True"),
+    ],
+)
+def test_masks_of_another_network_are_refused(kept: dict, told: str) -> None:
+    model = student()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=told):
+        Pruner(model, EXAMPLE).cut(kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [({}, "limits nothing"), ({"params": None}, "params=None"), ({"macs": float("nan")}, "macs=nan")],
+)
+def test_limits_that_are_no_numbers_are_refused(limits: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Pruner(student(), EXAMPLE).plan(limits)

@@ -20,11 +20,11 @@ from attar.prune.latency import Latency, check_smallest, choose_by_latency, meas
 from attar.prune.modules import named_tensors
 from attar.prune.proof import ProofError
 from attar.prune.saved import saved_bytes
-from attar.prune.shrink import kept_indices, merged_masks, shrunk
+from attar.prune.shrink import check_kept, kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept
 from attar.prune.surgery import Indices
 from attar.prune.ways import Way, WayError, first_that_works
-from attar.recipe.budget import Budget, as_budget
+from attar.recipe.budget import Budget, absolute, as_budget
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class Pruner:
         self.structure = self.cutter.original
         self.costs = CostModel(self.structure)
         self._dtypes = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
+        self._shapes = _parameter_shapes(model)
+        """Of now: what costs and cuts are told for."""
         self._original_cost = self.cost()
         self._original_latency: dict[tuple[int, int], float] = {}
 
@@ -164,11 +166,7 @@ class Pruner:
             ValueError: neither a budget nor a mapping of numbers.
         """
         if isinstance(budget, Mapping):
-            if shares := [f"{kind}={limit!r}" for kind, limit in budget.items() if isinstance(limit, str)]:
-                raise ValueError(
-                    f"a mapping holds absolute limits: give attar.Budget({shares[0]}) for a share or a unit"
-                )
-            return dict(budget)
+            return absolute(budget)
         budget = as_budget(budget)
         original: dict[str, float] = {**self._original_cost.as_dict()}
         if isinstance(budget.latency, str) and budget.latency.strip().endswith("%"):
@@ -231,7 +229,9 @@ class Pruner:
         Raises:
             BudgetError: the limits cannot be met.
             ProofError: bytes are limited, and the cut network, whose file has to be known, does not equal the masked one.
+            ValueError: parameters of the network came, went or have other shapes since the last cut.
         """
+        self._check_unchanged()
         limits = self.limits(budget)
         last = {kind: limit for kind, limit in (later or {}).items() if kind in COUNTED}
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
@@ -292,6 +292,7 @@ class Pruner:
         """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
         if not 0 < share <= 1:
             raise ValueError(f"share={share!r}: give a fraction above 0 and at most 1")
+        self._check_unchanged()
         settings = self._settings()
         falls = {i for i, whole in settings["original"].items() if self.groups[i].size > int(whole * share + 1e-9)}
         # Before the first cut all groups are scored: a criterion that cannot judge one says so while all is whole.
@@ -321,7 +322,17 @@ class Pruner:
         return self.cut(self.plan(budget, context))
 
     def cut(self, kept: Kept) -> Cut:
-        """Remove all other units than these (of the network as it is now), proved and in place."""
+        """Remove all other units than these (of the network as it is now), proved and in place.
+
+        Args:
+            kept: number of a group -> bool (size,), True for units that stay; other groups stay whole.
+
+        Raises:
+            ProofError: the cut network does not equal the masked one. Nothing was changed.
+            ValueError: `kept` is of another network, or this one's parameters are others since the last cut.
+        """
+        self._check_unchanged()
+        check_kept(self.structure, kept)
         tensors = named_tensors(self.model)
         before, groups = self._cost(tensors), self.groups
         indices = kept_indices(self.structure, kept)
@@ -335,6 +346,7 @@ class Pruner:
         error, way = self.cutter.prove(indices, masks) if self.prove and indices else (0.0, self.cutter.way)
         scaled = self.cutter.cut(indices, masks, way, tensors)
         self.structure, self.costs = structure, self.costs.cut(kept, structure)
+        self._shapes = _parameter_shapes(self.model)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
         return Cut(removed, widths, indices, scaled, error, before, self._cost(tensors), self._notes(removed))
@@ -357,6 +369,19 @@ class Pruner:
         self.cutter.cut(indices, merged_masks(self.cutter.masks, kept), way)
         self.structure = shrunk(original, kept, indices)
         self.costs = self.costs.cut(kept, self.structure)
+        self._shapes = _parameter_shapes(self.model)
+
+    def _check_unchanged(self) -> None:
+        """See that the parameters have the shapes that were captured, or that the last cut left."""
+        now = _parameter_shapes(self.model)
+        if now == self._shapes:
+            return
+        name = next(name for name in {**self._shapes, **now} if now.get(name) != self._shapes.get(name))
+        was, is_ = (str(shapes[name]) if name in shapes else "missing" for shapes in (self._shapes, now))
+        raise ValueError(
+            f"the network was changed since it was captured or last cut: {name} was {was} and is {is_}; "
+            "make a new Pruner of it"
+        )
 
     def _cost(self, tensors: Mapping[str, torch.Tensor]) -> Cost:
         """Of the network with these tensors."""
@@ -380,6 +405,10 @@ class Pruner:
         weak = self.cutter.question is not None and self.cutter.question.says_little
         told = ("its answers tell little of what it computes, so the proof is weak",) if weak else ()
         return (*mixing, *told, *self.reports)
+
+
+def _parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model, buffers=False).items()}
 
 
 def _without(limits: Mapping[str, float], uncounted: int) -> dict[str, float]:

@@ -14,6 +14,20 @@ from attar.prune.structure import Axis, Kept, Member, Structure, Term
 from attar.prune.surgery import Indices
 
 
+def check_kept(structure: Structure, kept: Kept) -> None:
+    """See that `kept` has masks of this structure's groups; raises ValueError with what it has instead."""
+    groups = structure.groups
+    for number, mask in kept.items():
+        if number not in range(len(groups)):
+            raise ValueError(
+                f"kept has {number!r}: give numbers of groups, 0 to {len(groups) - 1}, as `Pruner.plan` returns them"
+            )
+        size, name = groups[number].size, groups[number].name
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (size,):
+            what = f"{mask.dtype} of {tuple(mask.shape)}" if isinstance(mask, torch.Tensor) else repr(mask)[:50]
+            raise ValueError(f"kept[{number}], of the group {name!r}, is {what}: give a torch.bool tensor of ({size},)")
+
+
 def kept_indices(structure: Structure, kept: Kept) -> Indices:
     """Indices that stay, for every dimension that loses some."""
     gone: dict[tuple[str, int], np.ndarray] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -115,6 +116,20 @@ def as_budget(given: Budget | Mapping[str, Limit]) -> Budget:
     if unknown := [key for key in given if key not in known]:
         raise ValueError(f"a budget has no {unknown[0]!r}{closest(str(unknown[0]), known)}; it has {', '.join(known)}")
     return Budget(**given)  # type: ignore[arg-type]
+
+
+def absolute(limits: Mapping[str, float]) -> dict[str, float]:
+    """Limits that a mapping holds as numbers; ValueError for shares, units and what is no number, or where there is none."""
+    if not limits:
+        raise ValueError("the budget limits nothing: give a limit, such as {'params': 100_000}")
+    for kind, limit in limits.items():
+        if isinstance(limit, str):
+            raise ValueError(
+                f"a mapping holds absolute limits: give attar.Budget({kind}={limit!r}) for a share or a unit"
+            )
+        if isinstance(limit, bool) or not isinstance(limit, numbers.Real) or math.isnan(limit):
+            raise ValueError(f"the budget has {kind}={limit!r}: give a number")
+    return dict(limits)
 
 
 def _between(kind: str, start: float, end: float, part: float, shape: str) -> float:
