@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from attar.data import DataError, ImageData, load_data, store
-from attar.data.pictures import read_header, read_picture
+from attar.data.pictures import BadPictureError, read_header, read_picture
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -149,6 +149,15 @@ def test_deep_greys(tmp_path: Path, kind: str) -> None:
     if kind in ("I", "F"):
         assert "4 of 8 pictures cannot be read" in told[-1]
         assert f"ant/300-0.tif: its pixels are {deep.dtype} from 0" in told[-1]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_eight_bits_in_a_file_of_more_are_not_taken_for_black(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.arange(225, dtype=kind).reshape(15, 15)).save(tmp_path / "dark.tif")
+    with pytest.raises(BadPictureError, match="from 0 to 224, which is black by 16 bits; save it with 8 bits"):
+        read_picture(tmp_path / "dark.tif", (1, 15, 15))
+    Image.fromarray(np.zeros((15, 15), kind)).save(tmp_path / "black.tif")
+    assert not read_picture(tmp_path / "black.tif", (1, 15, 15)).any()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

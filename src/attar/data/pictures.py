@@ -87,6 +87,10 @@ def _of_16_bits(pixels: Array) -> Array:
     low, high = pixels.min(), pixels.max()
     if low < 0 or high > 65535:
         raise BadPictureError(f"its pixels are {pixels.dtype} from {low} to {high}; attar takes 8 or 16 bits: 0..65535")
+    if 0 < high <= 255:
+        raise BadPictureError(
+            f"its pixels are {pixels.dtype} from {low} to {high}, which is black by 16 bits; save it with 8 bits"
+        )
     upper: Array = (pixels >> 8).astype(np.uint8)
     return upper
 
