@@ -70,7 +70,7 @@ def test_defaults_fill_what_is_not_said(tmp_path):
     [
         ("temperature = 4", "temprature = 4", ["r.toml:13", "distil.temprature", "did you mean 'temperature'?", "alpha"]),
         ("temperature = 4", "temperature = -1", ["r.toml:13", "distil.temperature = -1", "greater than 0"]),
-        ("temperature = 4", "temperature = 'hot'", ["r.toml:13", "distil.temperature = 'hot'", "valid number"]),
+        ("temperature = 4", "temperature = 'hot'", ["r.toml:13", "distil.temperature = 'hot'", "should be a number"]),
         ("params = 100_000", "parms = 100_000", ["r.toml:18", "no such key 'parms'", "did you mean 'params'?", "macs"]),
         ("params = 100_000", "params = 'few'", ["prune.budget", "params='few'", "25%"]),
         ("params = 100_000", "params = true", ["prune.budget", "True"]),
@@ -80,7 +80,7 @@ def test_defaults_fill_what_is_not_said(tmp_path):
         ("[teacher]\nmodel = \"resnet20\"\n[teacher.train]\nepochs = 1", "", ["alpha", "teacher"]),
         ("[teacher.train]\nepochs = 1", "", ["teacher", "weights", "train"]),
         ("[prune]", "[prune]\nallocation = 'evn'", ["prune.allocation", "did you mean 'even'?", "isomorphic"]),
-        ("held_out = 200", "held_out = 2.5", ["r.toml:5", "data.held_out = 2.5", "integer"]),
+        ("held_out = 200", "held_out = 2.5", ["r.toml:5", "data.held_out = 2.5", "whole number"]),
         ("name = \"x\"", "name = x", ["not valid TOML", "line 2"]),
     ],
 )  # fmt: skip
@@ -125,6 +125,8 @@ def test_overrides(tmp_path):
         ("name=", "name = '': a run's name is that of its folder: not empty"),
         ("name=..", "name = '..': a run's name"),
         ("name=../esc", "name = '../esc': a run's name"),
+        ("distil.mixup=2000", "distil.mixup = 2000: should be between 0.01 and 100, or 0, which mixes nothing"),
+        ("distil.mixup=-1", "distil.mixup = -1: should be between"),
         ("distil.temprature=3", "did you mean 'temperature'?"),
         (
             "augment.erase_area.2=1",
@@ -143,11 +145,49 @@ def test_bad_overrides(tmp_path, override, expected):
         assert expected in message(tmp_path, GOOD, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("prune.floors='2'", "prune.floors = '2': should be a number, or a table of numbers"),
+        ("prune.floors.conv1='x'", "prune.floors: has conv1 = 'x': a floor is a number"),
+        ("prune.protect=conv1", "prune.protect = 'conv1': should be a list"),
+        ("prune.budget='50%'", "prune.budget = '50%': should be a table"),
+        ("prune.steps=1.5", "prune.steps = 1.5: should be a whole number"),
+        ("export.onnx=True", "export.onnx = 'True': should be true or false"),
+        ("teacher.members={}", "teacher.members: should be a list of tables: write [[teacher.members]]"),
+    ],
+)
+def test_values_of_another_type_are_told_in_the_words_of_toml(tmp_path, override, expected):
+    (said,) = message(tmp_path, GOOD, override).splitlines()
+    assert f"{expected} (" in said and "given on top" in said
+
+
 def test_a_fault_of_an_override_is_not_put_down_to_the_file(tmp_path):
     said = message(tmp_path, GOOD, "distil.temperature=-1")
     assert said.startswith("distil.temperature = -1: ") and said.endswith(f"(given on top of {tmp_path / 'r.toml'})")
     said = message(tmp_path, GOOD, "data.mean=[123.0]", "data.std=[50.0]")
     assert "mean has 123" in said and said.endswith("(with data.mean, data.std given on top)")
+
+
+def test_faults_in_lists_of_tables_have_their_lines(tmp_path):
+    member = '[[teacher.members]]\nmodel = "resnet20"\n[teacher.members.train]\nepochs = {}\n'
+    text = GOOD.replace(
+        '[teacher]\nmodel = "resnet20"\n[teacher.train]\nepochs = 1\n', member.format(1) + member.format(-1)
+    )
+    line = text.splitlines().index("epochs = -1") + 1
+    assert message(tmp_path, text).startswith(f"{tmp_path / 'r.toml'}:{line}: teacher.members.1.train.epochs = -1: ")
+    assert message(tmp_path, text, "teacher.members.1.train.epochs=-2").startswith(
+        "teacher.members.1.train.epochs = -2: "
+    )
+
+
+def test_keys_in_quotes_keep_their_dots(tmp_path):
+    assert load(tmp_path, GOOD, 'prune.floors."layer1.0.conv1.weight"=2').prune.floors == {"layer1.0.conv1.weight": 2}
+    assert load(tmp_path, GOOD, "prune.floors.conv*=2").prune.floors == {"conv*": 2}
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    assert load(tmp_path, "\ufeff" + GOOD) == load(tmp_path, GOOD)
 
 
 def test_overrides_of_a_checked_recipe_reach_tables_that_are_absent_and_entries_of_lists(tmp_path):

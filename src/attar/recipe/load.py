@@ -40,7 +40,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         hint = f"; there is {', '.join(dict.fromkeys(near))}" if near else ""
         raise RecipeError(f"no recipe at {path}{hint}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # with or without the mark that some editors begin with
         values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
@@ -48,7 +48,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _override(values, override)
-    given = {tuple(override.partition("=")[0].strip().split(".")) for override in overrides}
+    given = list(dict.fromkeys(tuple(map(_number, _parts(override.partition("=")[0]))) for override in overrides))
     lines = {place: line for place, line in _lines(text).items() if place not in given}
     return check_recipe(values, where=str(path), lines=lines, given=given)
 
@@ -107,7 +107,7 @@ def value_of(text: str) -> Any:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
-    parts = key.strip().split(".")
+    parts = _parts(key)
     if not equals or not all(parts):
         raise RecipeError(f"override {override!r}: write it as key=value, for example distil.temperature=2")
     table: Any = values
@@ -117,6 +117,19 @@ def _override(values: dict[str, Any], override: str) -> None:
             table[part] = {}
         table = table[where]
     table[_position(table, parts[:-1], parts[-1], override)] = value_of(raw)
+
+
+def _parts(key: str) -> list[str]:
+    """Of a key with dots, which TOML lets stand within quotes: floors."conv1.weight"."""
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:  # a name that TOML wants quoted, such as conv*
+        return key.strip().split(".")
+    parts = []
+    while isinstance(table, dict):
+        ((part, table),) = table.items()
+        parts.append(part)
+    return parts
 
 
 def _position(table: Any, above: list[str], part: str, override: str) -> str | int:
@@ -135,13 +148,27 @@ def _position(table: Any, above: list[str], part: str, override: str) -> str | i
 def _lines(text: str) -> dict[Place, int]:
     """Line numbers of tables and keys, as far as a plain scan tells them (tomllib keeps none)."""
     lines: dict[Place, int] = {}
+    tables: dict[Place, int] = {}  # in each list of them, so far
+
+    def place(parts: Sequence[str]) -> Place:
+        """In a list of tables, what follows belongs to the last one."""
+        found: Place = ()
+        for part in parts:
+            found = (*found, part) if found not in tables else (*found, tables[found] - 1, part)
+        return found
+
     table: Place = ()
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?$", line):
-            table = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+        if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$", line):
+            table = place(_parts(header[2]))
+            if header[1] == "[[":
+                lines.setdefault(table, number)
+                tables[table] = tables.get(table, 0) + 1
+            if table in tables:
+                table = (*table, tables[table] - 1)
             lines.setdefault(table, number)
         elif key := re.match(r"\s*([A-Za-z0-9_.\-\"']+)\s*=", line):
-            lines.setdefault((*table, *(part.strip("\"'") for part in key[1].split("."))), number)
+            lines.setdefault((*table, *_parts(key[1])), number)
     return lines
 
 
@@ -151,9 +178,9 @@ def _explain(fault: Any, where: str, lines: dict[Place, int], given: Collection[
     dotted = ".".join(str(part) for part in place) or "the whole recipe"
     start = f"{where}{f':{line}' if line else ''}: {dotted}"
     end = ""
-    if any(place[: len(key)] == tuple(map(_number, key)) for key in given):
+    if any(place[: len(key)] == key for key in given):
         start, end = dotted, f" (given on top of {where})"
-    elif below := [".".join(map(str, key)) for key in given if tuple(map(_number, key))[: len(place)] == place]:
+    elif below := [".".join(map(str, key)) for key in given if key[: len(place)] == place]:
         end = f" (with {', '.join(below)} given on top)"
     kind, context = fault["type"], fault.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -164,10 +191,25 @@ def _explain(fault: Any, where: str, lines: dict[Place, int], given: Collection[
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         hint = closest(str(fault["input"]), allowed)
         return f"{start} = {fault['input']!r}{hint}; allowed: {', '.join(allowed)}{end}"
-    message = str(context["error"]) if "error" in context else fault["msg"]
+    message = _words(kind, place) or (str(context["error"]) if "error" in context else fault["msg"])
     shown = fault["input"]
     value = "" if isinstance(shown, dict | BaseModel) or not place else f" = {shown!r}"
     return f"{start}{value}: {message[:1].lower()}{message[1:]}{end}"
+
+
+def _words(kind: str, place: Place) -> str:
+    """What a value should be, as TOML has it; nothing for faults that are not of its type."""
+    if kind == "tuple_type" and _keys_at(place):
+        return f"should be a list of tables: write [[{'.'.join(map(str, place))}]]"
+    words = {
+        "a list": ("tuple_type",),
+        "true or false": ("bool_type", "bool_parsing"),
+        "a whole number": ("int_type", "int_parsing", "int_from_float"),
+        "a number": ("float_type", "float_parsing"),
+        "text": ("string_type",),
+        "a table": ("dict_type", "model_type", "model_attributes_type", "dataclass_type", "dataclass_exact_type"),
+    }
+    return next((f"should be {word}" for word, kinds in words.items() if kind in kinds), "")
 
 
 def _number(part: str | int) -> str | int:

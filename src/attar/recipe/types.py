@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from attar.recipe.budget import Budget
 from attar.recipe.words import no_such_key
@@ -211,6 +211,12 @@ class Student(Network):
     weights. For controls: the same network without pruning."""
 
 
+def _mixing(strength: float) -> float:
+    if strength and not 0.01 <= strength <= 100:
+        raise ValueError("should be between 0.01 and 100, or 0, which mixes nothing")
+    return strength
+
+
 class Distil(Table):
     """Knowledge distillation (Hinton et al. 2015): alpha x T^2 x KL(teacher || student) + (1 - alpha) x cross-entropy."""
 
@@ -225,9 +231,10 @@ class Distil(Table):
     """Epochs of views to cycle through, so that the teacher's outputs are computed once; 0: fresh views in every epoch."""
     view_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Seed of the views alone, so that runs of several seeds share the teacher's outputs; without it, the recipe's seed."""
-    mixup: NonNegative = 0.0
+    mixup: Annotated[float, AfterValidator(_mixing)] = 0.0
     """Strength a of mixup (Zhang et al. 2018) of the student's views: each is mixed with that of another training image,
-    in shares from Beta(a, a), and the teacher looks at the same mixture; 0 mixes nothing. Its own training is not mixed."""
+    in shares from Beta(a, a), and the teacher looks at the same mixture; 0.01 to 100, or 0, which mixes nothing. Its own
+    training is not mixed."""
     train: Training | None = None
     """How the student is trained before pruning; not needed where it has `weights`."""
 
@@ -241,6 +248,17 @@ class Sparse(Table):
     """How much harder the least important unit of a group is shrunk than the most important: 2^alpha times."""
     train: Training
     """How the student is trained under the penalty."""
+
+
+def _floors(value: Any) -> Any:
+    """Told in one error, where the union's types would make one each."""
+    for name, least in value.items() if isinstance(value, dict) else [("", value)]:
+        if value is not None and (isinstance(least, bool) or not isinstance(least, int | float)):
+            what = (
+                f"has {name} = {least!r}: a floor is a number" if name else "should be a number, or a table of numbers"
+            )
+            raise ValueError(what)
+    return value
 
 
 class Prune(Table):
@@ -262,7 +280,7 @@ class Prune(Table):
     """Names or patterns of parameters whose groups stay whole."""
     round_to: Annotated[int, Field(ge=1)] = 1
     """Widths are kept multiples of this."""
-    floors: float | dict[str, float] | None = None
+    floors: Annotated[float | dict[str, float] | None, BeforeValidator(_floors)] = None
     """Least units per group: a count, or a share below 1 of the original; one for all, or by name or pattern."""
     policy: Literal["normal", "strict"] = "normal"
     """`strict` keeps units that a norm or a softmax mixes; `normal` cuts them and says so."""
