@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from attar import artifact
-from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
 from attar.pipeline.exporting import EAGER, add_views, faults, judged, wanted_views
 from attar.pipeline.int8 import calibration, mend_int8
@@ -192,7 +191,8 @@ def _surgery(session: Session) -> dict[str, Any] | None:
     """How the shipped network was cut, as `attar.artifact.save` wants it."""
     if session.recipe.prune is not None:
         return surgery_record(session)
-    return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else None
+    shape = session.recipe.student.shape
+    return artifact.describe(shape).surgery if shape is not None else None
 
 
 def _student(session: Session) -> torch.nn.Module:

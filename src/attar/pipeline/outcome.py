@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.artifact.shape import architecture
+from attar import artifact
 from attar.files import write_whole
 from attar.pipeline.folder import RunError, RunFolder, read_json
 from attar.report import comparison_json, comparison_markdown, comparison_plot
@@ -69,7 +69,7 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
         )
     run, stages = folder.read_json("run.json"), [stage for stage in TRAINING if folder.finished(stage)]
     numbers = {stage: folder.numbers(stage) for stage in stages}
-    counts = architecture(folder.artifact).counts
+    counts = artifact.describe(folder.artifact).counts
     seconds: list[Any] = [
         folder.numbers(stage).get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
     ]

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from attar.artifact.shape import architecture
+from attar import artifact
 from attar.files import write_whole
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder, read_json
@@ -109,7 +109,7 @@ def _point_facts(folder: RunFolder) -> dict[str, Any]:
     return {
         **{key: facts[key] for key in ("recipe", "environment", "machine", "data", "split", "starts")},
         **{key: facts[key] for key in ("teacher_outputs",) if key in facts},
-        "params": architecture(folder.artifact).counts["params"],
+        "params": artifact.describe(folder.artifact).counts["params"],
         "held_out": folder.numbers("export")["held_out"],
         "images_seen": {stage: result["images"] for stage, result in results.items()},
         "seconds": {stage: result.get("seconds") for stage, result in results.items()},
