@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from attar.models import in_mode
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
 from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
-from attar.prune.capture import Example, batch_is_free, copied, in_mode
+from attar.prune.capture import Example, batch_is_free, copied
 from attar.prune.cost import COUNTED, CostModel
 from attar.prune.coupling import couple_model
 from attar.prune.importance import Context, Importance, find_importance, score

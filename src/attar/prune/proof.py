@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from attar.prune.capture import Graph, copied, in_mode
+from attar.models import in_mode
+from attar.prune.capture import Graph, copied
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread, widened
 from attar.prune.modules import cards_of, named_tensors
