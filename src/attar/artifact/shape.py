@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from attar.artifact.errors import ArtifactError
-from attar.artifact.folder import cut, read_description
+from attar.artifact.folder import WEIGHTS, cut, read_description
 from attar.artifact.manifest import read_file, read_manifest
 from attar.artifact.weights import from_bytes, own_tensors
 
@@ -35,7 +35,7 @@ def shaped(model: nn.Module, path: str | Path) -> nn.Module:
     before = units_read(model)
     if description.surgery is not None:
         model = cut(model, description.surgery)
-    wanted = from_bytes(read_file(folder, files, "model.safetensors"), "model.safetensors")
+    wanted = from_bytes(read_file(folder, files, WEIGHTS), WEIGHTS)
     own = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
     if own != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         raise ArtifactError(f"{folder} holds another network than the one that is built here")
