@@ -39,6 +39,7 @@ from attar.files import write_whole
 from attar.pipeline import Interrupted, run
 from attar.pipeline.control import control
 from attar.pipeline.folder import RunFolder
+from attar.pipeline.reading import TEST
 from attar.pipeline.record import write_record
 from attar.recipe import Recipe, check_recipe, load_recipe
 
@@ -56,7 +57,7 @@ class Job:
     folder: Path
 
     def done(self, controls: bool) -> bool:
-        finished = (self.folder / "artifact" / "report.json").is_file() and (self.folder / "test.json").is_file()
+        finished = (self.folder / "artifact" / "report.json").is_file() and (self.folder / TEST).is_file()
         if not finished or not controls:
             return finished
         report = json.loads((self.folder / "artifact" / "report.json").read_text())

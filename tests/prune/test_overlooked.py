@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import attar
+from attar.models import in_mode
 from attar.prune import CaptureError, Pruner
-from attar.prune.capture import in_mode
 from attar.prune.proof import ProofError
 
 

@@ -1,11 +1,11 @@
 """The folder that leaves the house: saved whole, loaded without pickle, checked against itself."""
 
 from attar.artifact.benchmark import Bench, Measured, bench, bench_all
-from attar.artifact.classify import Guess, classify, describe, open_runner, view_name
+from attar.artifact.classify import Guess, classify, open_runner, view_name
 from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
 from attar.artifact.evaluate import Evaluation, evaluate, predict
-from attar.artifact.folder import load, save
+from attar.artifact.folder import describe, load, save
 from attar.artifact.int8_view import quantise_int8
 from attar.artifact.limits import build_within, check_permitted
 from attar.artifact.manifest import write_files

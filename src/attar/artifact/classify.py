@@ -9,8 +9,7 @@ import torch
 from attar.artifact.description import Description
 from attar.artifact.errors import ArtifactError
 from attar.artifact.evaluate import predict
-from attar.artifact.folder import load, read_description
-from attar.artifact.manifest import read_manifest
+from attar.artifact.folder import describe, load
 from attar.artifact.runners import open_view, view_names
 from attar.artifact.timing import runner_of
 from attar.artifact.views import INT8, ONNX, PT2, Runner
@@ -71,12 +70,6 @@ def _batch(run: Runner, description: Description, files: list[str], top: int) ->
         best = shares[file].topk(min(top, len(shares[file])))
         names = description.names(len(shares[file]))
         yield Guess(file, tuple((names[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist())))
-
-
-def describe(path: str | Path) -> Description:
-    """What an artifact says of itself, without building its network; raises ArtifactError."""
-    folder = Path(path)
-    return read_description(folder, read_manifest(folder))
 
 
 def view_name(path: str | Path, view: str) -> str:

@@ -200,6 +200,16 @@ def load(
     return model.to(device).eval()
 
 
+def describe(path: str | Path) -> Description:
+    """What an artifact says of itself; nothing is built.
+
+    Raises:
+        ArtifactError: the folder holds no artifact, or a damaged one.
+    """
+    folder = Path(path)
+    return read_description(folder, read_manifest(folder))
+
+
 def read_description(folder: Path, files: Mapping[str, Any]) -> Description:
     """The content of arch.json, checked against the manifest."""
     content = read_file(folder, files, ARCHITECTURE)

@@ -17,7 +17,8 @@ from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import read_description
 from attar.artifact.manifest import read_file, read_manifest
 from attar.artifact.onnx_view import INPUT, onnx_of, open_onnx
-from attar.artifact.views import INT8, ONNX, View, add_view, import_extra, quiet
+from attar.artifact.views import INT8, ONNX, View, add_view, import_extra
+from attar.models import exporter_quiet
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 BATCH = 64
@@ -60,7 +61,7 @@ def quantise_int8(
 def quantise(source: bytes, batches: Sequence[torch.Tensor], method: str) -> bytes:
     """The int8 file made from a float one."""
     onnx = import_extra("onnx", "onnx")
-    with quiet():
+    with exporter_quiet():
         quantisation = import_extra("onnxruntime.quantization", "onnx")
         with tempfile.TemporaryDirectory() as place:
             target = Path(place) / INT8

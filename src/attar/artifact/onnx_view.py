@@ -11,7 +11,8 @@ from attar.artifact.description import Description, description_of
 from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import WEIGHTS
 from attar.artifact.manifest import read_manifest
-from attar.artifact.views import ONNX, FromPixels, Runner, View, add_view, example, import_extra, load_float32, quiet
+from attar.artifact.views import ONNX, FromPixels, Runner, View, add_view, example, import_extra, load_float32
+from attar.models import exporter_quiet
 
 INPUT, OUTPUT = "images", "logits"
 REPEATING = frozenset(("Loop", "Scan", "SequenceMap"))
@@ -57,7 +58,7 @@ def to_onnx(network: nn.Module, images: torch.Tensor, facts: dict[str, str]) -> 
     import_extra("onnx", "onnx")
     import_extra("onnxscript", "onnx")
     try:
-        with quiet():
+        with exporter_quiet():
             program = torch.onnx.export(
                 network,
                 (images,),

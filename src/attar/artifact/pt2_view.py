@@ -17,7 +17,8 @@ from torch import nn
 
 from attar.artifact.description import description_of
 from attar.artifact.errors import ArtifactError
-from attar.artifact.views import PT2, FromPixels, Runner, View, add_view, example, load_float32, quiet
+from attar.artifact.views import PT2, FromPixels, Runner, View, add_view, example, load_float32
+from attar.models import exporter_quiet
 from attar.operations import check_arguments, operation_named
 
 PARTS = re.compile(
@@ -56,7 +57,7 @@ def export_pt2(
 def to_program(network: nn.Module, images: torch.Tensor) -> bytes:
     """A .pt2 file without pickles and without traces of where it was made; raises ArtifactError."""
     try:
-        with quiet():
+        with exporter_quiet():
             program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     except (
         RuntimeError,
@@ -70,7 +71,7 @@ def to_program(network: nn.Module, images: torch.Tensor) -> bytes:
             node.meta.pop(trace, None)
     program._example_inputs = None  # would be pickled
     buffer = io.BytesIO()
-    with quiet():
+    with exporter_quiet():
         torch.export.save(program, buffer)
     return buffer.getvalue()
 
@@ -83,7 +84,7 @@ def open_program(content: bytes) -> Runner:
             archive.writestr(f"archive/{name}", part)
     checked.seek(0)
     try:
-        with quiet():
+        with exporter_quiet():
             network = torch.export.load(checked).module()
     except Exception as error:  # torch's loader names no errors
         raise ArtifactError(f"torch.export cannot load the file: {error!s:.300}") from error

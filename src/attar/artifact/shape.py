@@ -1,28 +1,16 @@
-"""What an artifact says of its network's form, without the weights."""
+"""A fresh network in the final shapes of an artifact."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from attar.artifact.description import Description
 from attar.artifact.errors import ArtifactError
-from attar.artifact.folder import cut, read_description
+from attar.artifact.folder import WEIGHTS, cut, read_description
 from attar.artifact.manifest import read_file, read_manifest
 from attar.artifact.weights import from_bytes, own_tensors
-
-
-def architecture(path: str | Path) -> Description:
-    """The description of an artifact; nothing is built.
-
-    Raises:
-        ArtifactError: the folder holds no artifact, or a damaged one.
-    """
-    folder = Path(path)
-    return read_description(folder, read_manifest(folder))
 
 
 def shaped(model: nn.Module, path: str | Path) -> nn.Module:
@@ -47,7 +35,7 @@ def shaped(model: nn.Module, path: str | Path) -> nn.Module:
     before = units_read(model)
     if description.surgery is not None:
         model = cut(model, description.surgery)
-    wanted = from_bytes(read_file(folder, files, "model.safetensors"), "model.safetensors")
+    wanted = from_bytes(read_file(folder, files, WEIGHTS), WEIGHTS)
     own = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
     if own != {name: tuple(tensor.shape) for name, tensor in wanted.items()}:
         raise ArtifactError(f"{folder} holds another network than the one that is built here")
@@ -69,12 +57,3 @@ def units_read(model: nn.Module) -> dict[str, int]:
         elif weight is not None:
             found[names[id(weight)]] = weight.shape[1]
     return found
-
-
-def surgery_of(path: str | Path) -> dict[str, Any] | None:
-    """How an artifact's network was cut, as `attar.artifact.save` wants it; None for one that was not.
-
-    Raises:
-        ArtifactError: the folder holds no artifact, or a damaged one.
-    """
-    return architecture(path).surgery

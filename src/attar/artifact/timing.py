@@ -29,14 +29,14 @@ def golden_images(path: str | Path) -> torch.Tensor:
     return read_golden(read_file(folder, read_manifest(folder), GOLDEN), GOLDEN)[0]
 
 
-def seconds_per_batch(run: Runner, images: torch.Tensor, threads: int = 1, budget: float = 0.5) -> float:
+def seconds_per_batch(run: Runner, images: torch.Tensor, threads: int = 1, seconds: float = 0.5) -> float:
     """Median seconds for a batch, after two untimed ones.
 
     Args:
         run: the network or a view.
         images: uint8 (B, C, H, W), the batch.
         threads: of torch; a view in ONNX has those that it was opened with.
-        budget: about how many seconds to measure; never less than five times.
+        seconds: about how long to measure; never less than five times.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -45,7 +45,7 @@ def seconds_per_batch(run: Runner, images: torch.Tensor, threads: int = 1, budge
         run(images)
         times: list[float] = []
         start = time.perf_counter()
-        while len(times) < LEAST_REPEATS or (time.perf_counter() - start < budget and len(times) < MOST_REPEATS):
+        while len(times) < LEAST_REPEATS or (time.perf_counter() - start < seconds and len(times) < MOST_REPEATS):
             begin = time.perf_counter()
             run(images)
             times.append(time.perf_counter() - begin)

@@ -4,11 +4,7 @@ Every view takes raw pixels, uint8 (B, C, H, W), and gives logits, float32 (B, c
 Before it is added, a view replays the golden batch.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -128,16 +124,3 @@ def import_extra(name: str, extra: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise ArtifactError(f"{name} is needed for this: pip install 'attar[{extra}]' ({error})") from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters speak to their authors; what the user must know comes as an error."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -28,9 +28,10 @@ def control(
         from attar.cli.show import shower
         from attar.pipeline.control import control as run_control
         from attar.pipeline.control_facts import WITH, WITHOUT
+        from attar.pipeline.reading import TEST
 
         with under_way(run / (WITHOUT if without_teacher else WITH)), shower() as watcher:
             folder = run_control(run, not without_teacher, watcher, overrides or ())
         print(f"\ncontrol: {folder}")
-        if (run / "test.json").is_file():
+        if (run / TEST).is_file():
             print(f"report:  {run / 'artifact' / 'report.md'}")

@@ -1,5 +1,6 @@
 """Networks by name: small-image families of attar's own, timm, torchvision, transformers, and the user's functions."""
 
+from attar.models.context import exporter_quiet, in_mode
 from attar.models.counting import counting_macs
 from attar.models.huggingface import configured
 from attar.models.registry import LIBRARIES, BuilderSpec, build, builders
@@ -13,4 +14,6 @@ __all__ = [
     "builders",
     "configured",
     "counting_macs",
+    "exporter_quiet",
+    "in_mode",
 ]

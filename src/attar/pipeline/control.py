@@ -11,6 +11,7 @@ from attar.pipeline.compress import WARMUP, training
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder, with_defaults
 from attar.pipeline.ranks import refuse_ranks
+from attar.pipeline.reading import TEST
 from attar.pipeline.run import run
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
@@ -43,7 +44,7 @@ def control(
     path = Path(path)
     recipe = control_recipe(path, with_teacher, overrides)
     folder = path / (WITH if with_teacher else WITHOUT)
-    read = (path / "test.json").is_file()
+    read = (path / TEST).is_file()
     _call_places_anew(folder, recipe)
     run(recipe, folder, watcher, until="report" if read else "export")
     if read:

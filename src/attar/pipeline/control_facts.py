@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.pipeline.folder import read_json
+from attar.pipeline.reading import TEST
 from attar.report import mcnemar
 
 WITH, WITHOUT = "control-with-teacher", "control-without-teacher"
@@ -25,7 +26,7 @@ def control_facts(run: Path, test: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _facts(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
     report = read_json(folder / "artifact" / "report.json")
-    own = read_json(folder / "test.json")["predictions"]
+    own = read_json(folder / TEST)["predictions"]
     labels = own["labels"]
     paired = mcnemar(_right(labels, test["predictions"]["student"]), _right(labels, own["student"]))
     return {

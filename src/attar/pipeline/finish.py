@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from attar import artifact
-from attar.artifact.shape import surgery_of
 from attar.pipeline.control_facts import control_facts
 from attar.pipeline.exporting import EAGER, add_views, faults, judged, wanted_views
 from attar.pipeline.int8 import calibration, mend_int8
 from attar.pipeline.pruning import pruned_student, surgery_record
-from attar.pipeline.reading import FILE, accuracy_facts, read_test
+from attar.pipeline.reading import TEST, accuracy_facts, read_test
 from attar.pipeline.session import Session
 from attar.prune import measure_latency
 from attar.recipe import Recipe
@@ -96,7 +95,7 @@ def report(session: Session) -> dict[str, Any]:
     if plot is not None:
         content["frontier.svg"] = plot
     content["report.md"] = report_markdown(facts, "frontier.svg" if plot is not None else None)
-    test = session.folder.read_json(FILE)
+    test = session.folder.read_json(TEST)
     predictions = test["predictions"]
     content["predictions.json"] = json.dumps(predictions) + "\n"
     content["report.html"] = report_html(
@@ -131,6 +130,7 @@ def gather(session: Session) -> dict[str, Any]:
     description = model.artifact
     assert isinstance(description, artifact.Description)
     test = read_test(session, model)
+    layers = summary(model, session.data.image_shape)
     record = folder.read_json("run.json")
     trained, rounded = (
         {stage: folder.numbers(stage) for stage in stages if folder.finished(stage)}
@@ -163,8 +163,8 @@ def gather(session: Session) -> dict[str, Any]:
         },
         "views": judged(exported.get("views", []), test.get("views", {})),
         "controls": control_facts(folder.path, test),
-        "layers": summary(model, session.data.image_shape).to_dict(),
-        "summary": str(summary(model, session.data.image_shape)),
+        "layers": layers.to_dict(),
+        "summary": str(layers),
         "learning_curves": folder.metrics(),
         "mean": session.mean,
         "std": session.std,
@@ -192,7 +192,8 @@ def _surgery(session: Session) -> dict[str, Any] | None:
     """How the shipped network was cut, as `attar.artifact.save` wants it."""
     if session.recipe.prune is not None:
         return surgery_record(session)
-    return surgery_of(session.recipe.student.shape) if session.recipe.student.shape is not None else None
+    shape = session.recipe.student.shape
+    return artifact.describe(shape).surgery if shape is not None else None
 
 
 def _student(session: Session) -> torch.nn.Module:

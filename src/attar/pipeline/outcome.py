@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.artifact.shape import architecture
+from attar import artifact
 from attar.files import write_whole
 from attar.pipeline.folder import RunError, RunFolder, read_json
+from attar.pipeline.reading import TEST
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
 
@@ -62,21 +63,21 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
         raise RunError(
             f"{path} has not finished: it stopped before {_missing(folder)}; the command it began with goes on"
         )
-    if not held_out and not (path / "test.json").is_file():
+    if not held_out and not (path / TEST).is_file():
         raise RunError(
             f"{path} has not read the test images, so it has no test accuracy; compare on held-out images (--held-out), "
             "or finish the run: `attar run` with the same recipe and --out"
         )
     run, stages = folder.read_json("run.json"), [stage for stage in TRAINING if folder.finished(stage)]
     numbers = {stage: folder.numbers(stage) for stage in stages}
-    counts = architecture(folder.artifact).counts
+    counts = artifact.describe(folder.artifact).counts
     seconds: list[Any] = [
         folder.numbers(stage).get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
     ]
     return Outcome(
         name=name,
         recipe=run["recipe"],
-        **(_held_out_hits(folder, run) if held_out else _test_hits(run["data"], folder.read_json("test.json"))),
+        **(_held_out_hits(folder, run) if held_out else _test_hits(run["data"], folder.read_json(TEST))),
         params=counts["params"],
         macs=counts["macs"],
         bytes=counts["bytes"],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from attar.pipeline.folder import RunError, RunFolder, Tensors
+from attar.pipeline.session import parts_of
 from attar.recipe import Recipe, RecipeError, Training
 from attar.train import Ranks
 
@@ -89,11 +90,10 @@ def check_batches(recipe: Recipe, images: int, ranks: Ranks) -> None:
 
 def trainings(recipe: Recipe) -> Iterator[tuple[str, Training]]:
     """All calls of the loop that a recipe asks for, with their places in it."""
-    teacher, prune = recipe.teacher_network, recipe.prune
+    prune = recipe.prune
     found: list[tuple[str, Training | None]] = [("distil.train", recipe.distil.train)]
-    if teacher is not None:
-        members = enumerate(teacher.members)
-        found += [("teacher.train", teacher.train), *((f"teacher.members[{n}].train", m.train) for n, m in members)]
+    if recipe.teacher_network is not None:
+        found += [(f"{part.place}.train", part.network.train) for part in parts_of(recipe.teacher_network)]
     if prune is not None:
         found += [("prune.train", prune.train), ("prune.final", prune.final)]
         found += [("prune.sparse.train", prune.sparse.train)] if prune.sparse is not None else []

@@ -17,7 +17,8 @@ from attar.pipeline.session import Session
 from attar.prune.saved import saved_bytes
 from attar.report import wilson_interval
 
-FILE = "test.json"
+TEST = "test.json"
+"""The file in the run folder that holds what was read."""
 LATENCY_ROUNDS, LATENCY_SECONDS = 5, 0.04
 """How often each network's latency is measured, in turn with the others, and about how long each time."""
 
@@ -33,9 +34,9 @@ def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
         Accuracies of `student` and `teacher`, the time of the reading, `predictions` (class for each image) with the
         `confidence` in each, `views`, and of every network what it costs and takes: `cost`, `latency`.
     """
-    file = session.folder.path / FILE
+    file = session.folder.path / TEST
     if file.exists():
-        return session.folder.read_json(FILE)
+        return session.folder.read_json(TEST)
     images, labels = session.data.test_images, session.data.test_labels
     student = artifact.evaluate(model, images, labels)
     found: dict[str, Any] = {
@@ -53,7 +54,7 @@ def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
         found["predictions"]["teacher"] = predictions.tolist()
         found["confidence"]["teacher"] = shares(sure)
     found |= _costs(session, model)
-    session.folder.write_json(FILE, found)
+    session.folder.write_json(TEST, found)
     return found
 
 
@@ -102,4 +103,4 @@ def _milliseconds(network: nn.Module, example: torch.Tensor) -> float:
             found: torch.Tensor = network(images)
         return found
 
-    return 1e3 * artifact.seconds_per_batch(run, example, budget=LATENCY_SECONDS)
+    return 1e3 * artifact.seconds_per_batch(run, example, seconds=LATENCY_SECONDS)

@@ -8,10 +8,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from attar.artifact.shape import architecture
+from attar import artifact
 from attar.files import write_whole
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import RunError, RunFolder, read_json
+from attar.pipeline.reading import TEST
+from attar.pipeline.sweep import SWEEP
 
 FACTS = (
     "format", "name", "recipe", "command", "environment", "machine", "data", "split", "budget", "budget_latency", "cost", "test",
@@ -19,7 +21,6 @@ FACTS = (
     "teacher_outputs", "starts",
 )  # fmt: skip
 """What of the report goes into a record; layers, summary and curves follow from the recipe or stand in files beside it."""
-SWEEP = "sweep.json"
 PLACE = re.compile(r"(?<![^\s'\"=,:(])(?!//)~?/(?:[^\s'\",/]+/)*([^\s'\",/]+)")
 """An absolute path somewhere in a text, which may go on after any space; its last part is kept."""
 WHOLE = re.compile(r"((?:[^\s/]*[=:]|\w+ )?)(?:~[^\s/]*)?/(?![\s/])(?:[^/]+/+)*([^/]+/*)", re.DOTALL)
@@ -50,7 +51,7 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     if (run / SWEEP).is_file():
         return _write_sweep(run, Path(folder))
     report = run / "artifact" / "report.json"
-    if not (run / "test.json").is_file() or not report.is_file():
+    if not (run / TEST).is_file() or not report.is_file():
         raise RunError(f"{run} is no finished run: a record needs its report; `attar run` with the same --out goes on")
     facts = read_json(report)
     record = {key: without_places(facts[key]) for key in FACTS if key in facts}
@@ -109,7 +110,7 @@ def _point_facts(folder: RunFolder) -> dict[str, Any]:
     return {
         **{key: facts[key] for key in ("recipe", "environment", "machine", "data", "split", "starts")},
         **{key: facts[key] for key in ("teacher_outputs",) if key in facts},
-        "params": architecture(folder.artifact).counts["params"],
+        "params": artifact.describe(folder.artifact).counts["params"],
         "held_out": folder.numbers("export")["held_out"],
         "images_seen": {stage: result["images"] for stage, result in results.items()},
         "seconds": {stage: result.get("seconds") for stage, result in results.items()},
@@ -176,9 +177,9 @@ def _quotes_without_places(text: str) -> str:
 
 
 def _predictions(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(run / "test.json")["predictions"]
+    found: dict[str, Any] = read_json(run / TEST)["predictions"]
     for name in (WITH, WITHOUT):
-        file = run / name / "test.json"
+        file = run / name / TEST
         if file.is_file():
             found[name.replace("-", " ")] = read_json(file)["predictions"]["student"]
     return found

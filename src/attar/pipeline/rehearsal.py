@@ -16,11 +16,11 @@ from attar.pipeline.plan import Planned, planned
 from attar.pipeline.pruning import gradients, make_pruner, work
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import Given, looked_at
-from attar.pipeline.session import Session
+from attar.pipeline.session import Session, parts_of
 from attar.pipeline.teaching import initial
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Prune, Recipe, Training
-from attar.recipe.types import Member, Teacher
+from attar.recipe.types import Teacher
 from attar.train import Progress, TrainState, fit, predict, step, steps_for
 
 WARM_UP, TIMED = 2, 4
@@ -100,10 +100,7 @@ def _rehearse_teacher(session: Session, teacher: Teacher, found: Rehearsal) -> N
         found.seconds[OUTPUTS] = (min(seen, pool) if pool else seen) * _seconds_a_look(session, teacher)
     if session.folder.finished("teach"):
         return
-    taught: list[tuple[str, int, Teacher | Member]] = [("teach", 0, teacher)]
-    if teacher.members:
-        taught = [(f"teach-{number + 1}", number, member) for number, member in enumerate(teacher.members)]
-    for stage, number, network in taught:
+    for number, (_, stage, network) in enumerate(parts_of(teacher)):
         if network.train is not None and network.weights is None and not session.folder.finished(stage):
             found.images[stage] = session.work(network.train)
             each = _seconds_an_image(session, session.build(network, number), network.train, taught=True)

@@ -19,7 +19,7 @@ from attar.pipeline.folder import CODE, RunError, RunFolder
 from attar.pipeline.outputs import teacher_facts
 from attar.pipeline.pruning import check_budget, prune
 from attar.pipeline.ranks import RankFolder, check_agreed, check_batches
-from attar.pipeline.session import Session
+from attar.pipeline.session import Session, parts_of
 from attar.pipeline.teaching import distil, teach
 from attar.pipeline.tensorboard import Board
 from attar.pipeline.watch import Silent, Watcher
@@ -240,11 +240,11 @@ def _check_networks(session: Session) -> None:
             find_loss(recipe.distil.loss, session.data.classes, recipe.distil.mixup > 0)
         except (TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(f"distil.loss = {recipe.distil.loss!r}: {error}") from None
-    networks: list[tuple[str, Network]] = [("student", recipe.student)]
-    if recipe.teacher_network is not None:
-        members = recipe.teacher_network.members
-        networks = [(f"teacher.members[{number}]", member) for number, member in enumerate(members)] + networks
-        networks.insert(len(members), ("teacher", recipe.teacher_network))
+    networks: list[tuple[str, Network]] = []
+    if (teacher := recipe.teacher_network) is not None:
+        networks = [(part.place, part.network) for part in parts_of(teacher)]
+        networks += [("teacher", teacher)] if teacher.members else []  # all of them together
+    networks.append(("student", recipe.student))
     for place, network in networks:
         try:
             model = session.build(network)

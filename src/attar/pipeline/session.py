@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from attar.models import BuilderSpec, configured
 from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
-from attar.recipe.types import Network, Student, Teacher
+from attar.recipe.types import Member, Network, Student, Teacher
 from attar.train import ALONE, Machine, Ranks, accuracy, predict, steps_for
 
 MEMBER = 1_000_003
@@ -115,6 +115,23 @@ class Session:
         """Images that a call of the loop will see."""
         samples = len(self.split.train)
         return steps_for(training, samples) * min(training.batch, samples)
+
+
+class Part(NamedTuple):
+    """One of the networks that make up a teacher."""
+
+    place: str
+    """In the recipe: `teacher`, or `teacher.members[0]` and so on."""
+    stage: str
+    """In which it is taught: `teach`, or `teach-1` and so on."""
+    network: Teacher | Member
+
+
+def parts_of(teacher: Teacher) -> list[Part]:
+    """The teacher itself, or the members of an ensemble in their order: what is built, taught and kept one by one."""
+    if not teacher.members:
+        return [Part("teacher", "teach", teacher)]
+    return [Part(f"teacher.members[{n}]", f"teach-{n + 1}", member) for n, member in enumerate(teacher.members)]
 
 
 def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:

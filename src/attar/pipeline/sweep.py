@@ -25,6 +25,8 @@ from attar.report import Comparison
 from attar.report.compare import Outcome
 from attar.train import Diverged, NotFinite
 
+SWEEP = "sweep.json"
+"""The file in the sweep's folder that says what became of every point."""
 SHARED = ("seed", "data", "augment", "teacher", "compute")
 """Parts of a recipe that the stage `teach` depends on: points that agree in them share its result."""
 
@@ -69,7 +71,7 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         if point.name in failed:
             watcher.note(f"broke down before: {failed[point.name]} (delete {folder} to try it again)")
             continue
-        if (folder / "export.safetensors").is_file():
+        if RunFolder(folder).finished("export"):
             watcher.note("done before")
             continue
         share_teacher(point, points, out, watcher)
@@ -137,7 +139,7 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
 
 def _recorded(out: Path) -> dict[str, Any]:
     """The points of sweep.json whose folders are there, those of other grids too."""
-    file = out / "sweep.json"
+    file = out / SWEEP
     table = read_json(file, ", or delete it, and the next sweep writes it anew")["points"] if file.is_file() else {}
     return {name: point for name, point in table.items() if (out / name).is_dir()}
 
@@ -150,8 +152,8 @@ def _record(out: Path, points: Sequence[Point], failed: dict[str, str]) -> None:
     with lock(out, wait=True, name=".sweep.lock"):
         table = _recorded(out)
         for point in points:
-            became: dict[str, Any] = {"done": (out / point.name / "export.safetensors").is_file()}
+            became: dict[str, Any] = {"done": RunFolder(out / point.name).finished("export")}
             if point.name in failed:
                 became = {"error": failed[point.name]}
             table[point.name] = {"overrides": list(point.overrides), **became}
-        write_whole(out / "sweep.json", json.dumps({"format": 1, "points": table}, indent=1) + "\n")
+        write_whole(out / SWEEP, json.dumps({"format": 1, "points": table}, indent=1) + "\n")

@@ -8,7 +8,7 @@ import torch
 
 from attar.distil import FromTeacher, Objective, find_loss, from_labels
 from attar.pipeline.outputs import teacher_outputs
-from attar.pipeline.session import Session
+from attar.pipeline.session import Part, Session, parts_of
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.weights import load_weights
 from attar.recipe import Training
@@ -22,24 +22,28 @@ def teach(session: Session) -> None:
     assert teacher is not None
     if teacher.members and teacher.weights is None:
         _teach_members(session, teacher)
-        return
-    if teacher.weights is not None:
-        _take(session, "teach", teacher, "teacher.weights")
-        return
-    assert teacher.train is not None
-    train_network(session, "teach", teacher, teacher.train, from_labels, after=None)
+    else:
+        _teach(session, Part("teacher", "teach", teacher))
 
 
-def _take(session: Session, stage: str, teacher: Network, place: str, number: int = 0) -> None:
+def _teach(session: Session, part: Part, number: int = 0, after: str | None = None) -> None:
+    if part.network.weights is not None:
+        _take(session, part, number)
+        return
+    assert part.network.train is not None
+    train_network(session, part.stage, part.network, part.network.train, from_labels, after, number=number)
+
+
+def _take(session: Session, part: Part, number: int) -> None:
     """Keep a teacher that the user brought, and tell how good it is: hours of imitating a bad one are lost."""
-    assert teacher.weights is not None
-    model = session.build(teacher, number)
-    load_weights(model, Path(teacher.weights), place)
+    assert part.network.weights is not None
+    model = session.build(part.network, number)
+    load_weights(model, Path(part.network.weights), f"{part.place}.weights")
     held_out = session.held_out_accuracy(session.machine.place(model))
-    session.folder.finish(stage, model.state_dict(), {"images": 0, "held_out": held_out})
+    session.folder.finish(part.stage, model.state_dict(), {"images": 0, "held_out": held_out})
     if held_out is None:
         return
-    session.watcher.note(f"{stage}: the weights that you gave, held-out accuracy {held_out:.2%}")
+    session.watcher.note(f"{part.stage}: the weights that you gave, held-out accuracy {held_out:.2%}")
     if held_out < 2 / session.data.classes and session.data.classes > 2:
         session.watcher.note(
             f"the teacher hardly does better than guessing among {session.data.classes} classes: were its images "
@@ -50,18 +54,13 @@ def _take(session: Session, stage: str, teacher: Network, place: str, number: in
 
 def _teach_members(session: Session, teacher: Teacher) -> None:
     """Teach the members of an ensemble one after the other, each a stage of its own, and keep them as one network."""
-    folder, stages = session.folder, [f"teach-{number + 1}" for number in range(len(teacher.members))]
-    for number, (stage, member) in enumerate(zip(stages, teacher.members)):
-        if folder.finished(stage):
+    folder, parts = session.folder, parts_of(teacher)
+    for number, part in enumerate(parts):
+        if folder.finished(part.stage):
             continue
-        session.watcher.note(f"{stage} of {len(stages)}: {member.model}")
-        if member.weights is not None:
-            _take(session, stage, member, f"teacher.members[{number}].weights", number)
-            continue
-        assert member.train is not None
-        after = stages[number - 1] if number else None
-        train_network(session, stage, member, member.train, from_labels, after, number=number)
-    results = [folder.result(stage) for stage in stages]
+        session.watcher.note(f"{part.stage} of {len(parts)}: {part.network.model}")
+        _teach(session, part, number, parts[number - 1].stage if number else None)
+    results = [folder.result(part.stage) for part in parts]
     together = {
         f"members.{number}.{name}": t for number, (tensors, _) in enumerate(results) for name, t in tensors.items()
     }

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attar.prune.capture import in_mode
+from attar.models import in_mode
 from attar.prune.masked import widened
 from attar.prune.modules import cards_of
 

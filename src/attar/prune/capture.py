@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
-import logging
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
+from attar.models import exporter_quiet, in_mode
 from attar.prune import trace
 from attar.prune.modules import all_modules, named_tensors
 
@@ -124,39 +123,6 @@ def _uncopied(model: nn.Module, answers: dict[int, torch.Tensor]) -> str:
             except Exception:
                 return f"attribute {name!r} of {path or 'the network'} ({type(value).__name__}) stands in the way; "
     return ""
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in train or eval mode inside, each back in its own mode after.
-
-    By `train` on the way back too, as a module may do more there than set a flag: merge weights, say.
-    """
-    before = {module: module.training for module in model.modules()}
-    root = model.training
-    model.train(training)
-    try:
-        yield
-    finally:
-        model.train(root)
-        for module, mode in before.items():  # from the outside in
-            if module.training != mode:
-                module.train(mode)
-        for module, mode in before.items():
-            module.training = mode
-
-
-@contextmanager
-def exporter_quiet() -> Iterator[None]:
-    """Without what torch logs, prints and warns of while it exports: what the user must know comes as an error."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.ERROR))
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextmanager

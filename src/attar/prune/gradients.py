@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import get_gradient_edge
 
-from attar.models import SafeStridedConvolutions
-from attar.prune.capture import in_mode
+from attar.models import SafeStridedConvolutions, in_mode
 from attar.prune.importance import Context
 
 Batch = TypeVar("Batch")

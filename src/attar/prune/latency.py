@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from attar.models import in_mode
 from attar.prune.allocation import BudgetError, choose, smallest
 from attar.prune.batch import shared_batch
-from attar.prune.capture import Example, in_mode, split_example
+from attar.prune.capture import Example, split_example
 from attar.prune.cost import CostModel
 from attar.prune.structure import Kept, Structure
 

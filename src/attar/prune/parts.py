@@ -15,13 +15,12 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from attar.models import exporter_quiet, in_mode
 from attar.prune.capture import (
     Captured,
     Graph,
     answer_untouched,
     copied,
-    exporter_quiet,
-    in_mode,
     is_free,
     numbers,
     program_graph,

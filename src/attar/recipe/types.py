@@ -14,6 +14,8 @@ from attar.recipe.words import no_such_key
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+"""TOML and JSON have lists where a recipe, which does not change, has tuples."""
 
 
 class Table(BaseModel):
@@ -42,16 +44,11 @@ class Data(Table):
     from its store on disk by shards, and an epoch's order follows them: other bits, the same views."""
     split_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the choice of what is held out."""
-    mean: tuple[float, ...] | None = None
+    mean: Annotated[tuple[float, ...] | None, FromList] = None
     """What images are normalised by, in 0..1, for each channel: that of the teacher's own training, where it brings
     `weights`. Without it, that of the training images."""
-    std: tuple[Positive, ...] | None = None
+    std: Annotated[tuple[Positive, ...] | None, FromList] = None
     """Likewise the standard deviations."""
-
-    @field_validator("mean", "std", mode="before")
-    @classmethod
-    def _channels(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _both(self) -> Data:
@@ -73,17 +70,12 @@ class Augment(Table):
     """Probability of a horizontal flip."""
     erase: Fraction = 0.5
     """Probability that a random rectangle is erased."""
-    erase_area: tuple[Positive, Positive] = (0.02, 0.4)
+    erase_area: Annotated[tuple[Positive, Positive], FromList] = (0.02, 0.4)
     """Smallest and largest erased share of the image's area."""
-    erase_aspect: tuple[Positive, Positive] = (0.3, 1 / 0.3)
+    erase_aspect: Annotated[tuple[Positive, Positive], FromList] = (0.3, 1 / 0.3)
     """Smallest and largest height / width of the erased rectangle."""
     erase_fill: Literal["mean", "random", "black"] = "mean"
     """What the rectangle is filled with: the mean that images are normalised by, random pixels (the paper's best), or black."""
-
-    @field_validator("erase_area", "erase_aspect", mode="before")
-    @classmethod
-    def _pair(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _ranges(self) -> Augment:
@@ -161,7 +153,7 @@ class Teacher(Network):
 
     model: str = ""
     """The builder's name, as for any network; left out where `members` or `outputs` stand in for the network."""
-    members: tuple[Member, ...] = ()
+    members: Annotated[tuple[Member, ...], FromList] = ()
     """`[[teacher.members]]`: networks whose mean of probabilities is the teacher, each with its own `weights` or `train`."""
     train: Training | None = None
     """How it is taught; not needed where `weights` are given."""
@@ -187,11 +179,6 @@ class Teacher(Network):
         if self.weights is None and self.train is None:
             raise ValueError("a teacher needs either `weights` (a file) or a [teacher.train] table")
         return self
-
-    @field_validator("members", mode="before")
-    @classmethod
-    def _tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     def _check_members(self) -> None:
         if given := [name for name in ("model", "arguments", "train") if getattr(self, name)]:
@@ -276,7 +263,7 @@ class Prune(Table):
     allocation: Literal["even", "global", "isomorphic"] = "even"
     """`even`: every group keeps the same fraction of its units; `global`: the least important units anywhere go;
     `isomorphic`: ranked within groups of the same structure (Fang et al. 2024)."""
-    protect: tuple[str, ...] = ()
+    protect: Annotated[tuple[str, ...], FromList] = ()
     """Names or patterns of parameters whose groups stay whole."""
     round_to: Annotated[int, Field(ge=1)] = 1
     """Widths are kept multiples of this."""
@@ -300,11 +287,6 @@ class Prune(Table):
         if unknown := [key for key in value if key not in allowed]:
             raise ValueError(no_such_key(unknown[0], allowed))
         return Budget(**value)
-
-    @field_validator("protect", mode="before")
-    @classmethod
-    def _tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class Export(Table):

@@ -1,4 +1,4 @@
-"""Parts of pages: tables, shares, intervals, and rows that report.md and report.html both show."""
+"""Parts of pages: tables, shares, intervals, and sentences and rows that report.md and report.html both show."""
 
 from __future__ import annotations
 
@@ -46,6 +46,18 @@ def interval(test: dict[str, Any]) -> str:
 
 FRONTIER = ["step", "parameters", "MACs", "units cut", "held-out before fine-tuning", "after", "proof"]
 COMMONEST = ["is", "taken for", "images", "of the class"]
+READING = (
+    "The test images were read once, after the last step, with the last (or averaged) weights. "
+    "Brackets are Wilson's 95 % interval; p is McNemar's (mid-p), of the same images."
+)
+TIMES = "Times are of one image in PyTorch on one thread of the CPU."
+NONE_WRONG = "Not one test image is taken for another class."
+
+
+def count_of_wrong(shown: int, total: int) -> str:
+    """`20 of the 581 test images that the network gets wrong, evenly spread`."""
+    some, how = (f"{shown} of the", ", evenly spread") if shown < total else ("All", "")
+    return f"{some} {total:,} test images that the network gets wrong{how}"
 
 
 def frontier_rows(points: list[dict[str, Any]]) -> list[list[str]]:

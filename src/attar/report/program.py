@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import operator
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +21,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from attar.artifact.weights import own_tensors
+from attar.models import exporter_quiet, in_mode
 from attar.report.operations import OPERATIONS, NotRunnableError, Operand, Value
 
 FLOAT32_LIMIT = 300_000
@@ -113,21 +113,16 @@ def to_program(
 
 def capture(network: nn.Module, size: tuple[int, int, int]) -> torch.export.ExportedProgram:
     """The network's operations for one image, in eval mode; modes and random state are as before."""
-    modes = [(module, module.training) for module in network.modules()]
     weight = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
     example = torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)
     random = torch.random.get_rng_state()
     try:
-        network.eval()
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with in_mode(network, False), exporter_quiet(), torch.no_grad():
             return torch.export.export(network, (example,), strict=False)
     except Exception as error:  # whatever stands in the way, the page does without
         raise NotRunnableError(f"torch.export cannot capture it: {first_line(error)}") from error
     finally:
         torch.random.set_rng_state(random)
-        for module, mode in modes:
-            module.training = mode
 
 
 class Translator:

@@ -11,8 +11,12 @@ from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines
 from attar.report.markdown import (
     COMMONEST,
     FRONTIER,
+    NONE_WRONG,
+    READING,
+    TIMES,
     commits,
     commonest_rows,
+    count_of_wrong,
     frontier_rows,
     interval,
     percent,
@@ -44,13 +48,7 @@ def verdict(facts: Facts) -> Markup:
         accuracies(tested),
         [element("p", text.replace("**", "")) for text in rivals if text],
         costs(facts),
-        element(
-            "p",
-            "The test images were read once, after the last step, with the last (or averaged) weights. "
-            "Brackets are Wilson's 95 % interval; p is McNemar's (mid-p), of the same images."
-            + (" Times are of one image in PyTorch on one thread of the CPU." if facts.get("latency") else ""),
-            class_="note",
-        ),
+        element("p", READING + (f" {TIMES}" if facts.get("latency") else ""), class_="note"),
     )
 
 
@@ -153,7 +151,7 @@ def confusion(facts: Facts) -> Markup:
     """Which class is taken for which: the matrix where it can be read, the commonest mistakes always."""
     names = facts["classes"]
     if not facts["commonest"]:
-        return section("confusion", "Confusion", element("p", "Not one test image is taken for another class."))
+        return section("confusion", "Confusion", element("p", NONE_WRONG))
     listed = table(COMMONEST, commonest_rows(facts))
     matrix = confusion_matrix(facts["matrix"], names) if facts["matrix"] is not None else None
     return section("confusion", "Confusion", matrix, element("h3", "Commonest mistakes"), listed)
@@ -176,7 +174,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> M
 
 def mistakes(facts: Facts, names: Sequence[str]) -> Markup | None:
     """Images that the network gets wrong, each with its picture, and what the teacher says of them and how sure it is."""
-    shown, total = facts["shown"], facts["total"]
+    shown = facts["shown"]
     if not shown:
         return None
     figures = []
@@ -191,8 +189,7 @@ def mistakes(facts: Facts, names: Sequence[str]) -> Markup | None:
             "figcaption", element("b", names[row["label"]]), f"→ {opinion(row, 'student', names)}", teacher
         )
         figures.append(element("figure", picture, caption))
-    some, how = (f"{len(shown)} of the", ", evenly spread") if len(shown) < total else ("All", "")
-    text = f"{some} {total:,} test images that the network gets wrong{how}: what it is → what the network says"
+    text = f"{count_of_wrong(len(shown), facts['total'])}: what it is → what the network says"
     text += ", then what the teacher says" if "teacher" in shown[0] else ""
     sure = "; the figure is how sure the network is that says it." if "student_confidence" in shown[0] else "."
     return section("mistakes", "Mistakes", element("p", text + sure), element("div", *figures, class_="gallery"))

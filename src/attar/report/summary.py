@@ -6,7 +6,7 @@ and backward) and the parameters once, in units of 1024² bytes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import prod
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.models import counting_macs
+from attar.models import counting_macs, in_mode
 
 MEBIBYTE = 1024**2
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -95,7 +95,7 @@ def summary(
     sample = torch.zeros(1, *size, device=where, dtype=weight.dtype if weight is not None else torch.float32)
     watch = Watch(model)
     try:
-        with watch, evaluating(model), torch.no_grad():
+        with watch, in_mode(model, False), torch.no_grad():
             model(sample)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         raise ValueError(f"the network cannot take a sample of size {size}: {error}") from error
@@ -222,15 +222,3 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     elif is_dataclass(value) and not isinstance(value, type):
         for entry in fields(value):
             yield from tensors(getattr(value, entry.name))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode for a while; each gets its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -10,8 +10,12 @@ from attar.report.costs import budget_figure, budget_lines, cost_lines
 from attar.report.markdown import (
     COMMONEST,
     FRONTIER,
+    NONE_WRONG,
+    READING,
+    TIMES,
     commits,
     commonest_rows,
+    count_of_wrong,
     frontier_rows,
     interval,
     percent,
@@ -79,11 +83,7 @@ def _verdict(facts: Facts) -> str:
         lines.append(f"- Every cut proved equal to the masked network; largest relative error {worst:.1e} (float64).")
     if said := against_teacher(facts):
         lines.append(f"- {said}")
-    lines.append(
-        "- The test images were read once, after the last step, with the last (or averaged) weights. "
-        "Brackets are Wilson's 95 % interval; p is McNemar's (mid-p), of the same images."
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"- {READING}"])
 
 
 def _costs(facts: Facts) -> str:
@@ -97,7 +97,7 @@ def _costs(facts: Facts) -> str:
         for line in cost_lines(facts)
     ]
     heads = ["", "teacher", "student before pruning", "after", "than the teacher", "than before pruning"]
-    note = "\n\nTimes are of one image in PyTorch on one thread of the CPU." if facts.get("latency") else ""
+    note = f"\n\n{TIMES}" if facts.get("latency") else ""
     return "## Cost\n\n" + table(heads, rows) + note
 
 
@@ -147,7 +147,7 @@ def _confusion(facts: Facts) -> str:
     confusion = facts["confusion"]
     names, matrix = confusion["classes"], confusion["matrix"]
     if not confusion["commonest"]:
-        return "## Confusion\n\nNot one test image is taken for another class."
+        return f"## Confusion\n\n{NONE_WRONG}"
     parts = ["## Confusion"]
     if matrix is not None:
         rows = [[name, *(str(n or "") for n in row)] for name, row in zip(names, matrix)]
@@ -170,10 +170,7 @@ def _mistakes(facts: Facts) -> str:
         ]
         rows.append([str(row["index"]), names[row["label"]], *opinions])
     heads = ["test image", "is", "the network says", "how sure", "the teacher says", "how sure"]
-    total = facts["mistakes"]["total"]
-    some, how = (f"{len(shown)} of the", ", evenly spread") if len(shown) < total else ("All", "")
-    count = f"{some} {total:,} test images that the network gets wrong{how}:"
-    return f"## Mistakes\n\n{count}\n\n{table(heads, rows)}"
+    return f"## Mistakes\n\n{count_of_wrong(len(shown), facts['mistakes']['total'])}:\n\n{table(heads, rows)}"
 
 
 def _network(facts: Facts) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from attar.data import Views
 from attar.distil import Objective
+from attar.models import in_mode
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
@@ -189,18 +190,13 @@ def predict(
     Returns:
         float32 (n, classes) on the CPU.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        found = []
-        with _float32() if exact else fast_batch_norm(model):
-            for chosen in samples.split(batch):
-                images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
-                with nullcontext() if exact else machine.autocast():
-                    found.append(model(images).float().cpu())
-        return torch.cat(found)
-    finally:
-        model.train(was_training)
+    found = []
+    with in_mode(model, False), _float32() if exact else fast_batch_norm(model):
+        for chosen in samples.split(batch):
+            images = views.plain(chosen)[0].to(memory_format=machine.memory_format)
+            with nullcontext() if exact else machine.autocast():
+                found.append(model(images).float().cpu())
+    return torch.cat(found)
 
 
 @contextmanager
