@@ -38,8 +38,7 @@ from attar.cli.show import shower
 from attar.files import write_whole
 from attar.pipeline import Interrupted, run
 from attar.pipeline.control import control
-from attar.pipeline.folder import RunFolder
-from attar.pipeline.reading import TEST
+from attar.pipeline.folder import TEST, RunFolder
 from attar.pipeline.record import write_record
 from attar.recipe import Recipe, check_recipe, load_recipe
 

@@ -1,5 +1,6 @@
 """attar compress: a run from a few words, on the user's own teacher and pictures."""
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from attar.cli.app import app
-from attar.data import load_data
+from attar.data import load_data, split
 from attar.models import build
 from attar.pipeline.compress import Wish, compress_recipe, run_name
 from attar.recipe import Budget, check_recipe, load_recipe, recipe_toml
@@ -179,6 +180,15 @@ def test_nothing_is_left_without_weights_or_training():
     values = {"name": "x", "data": {"source": "digits"}, "student": {"model": "cnn5"}, "distil": {"alpha": 0.0}}
     with pytest.raises(RecipeError, match=r"needs a \[distil.train\] table"):
         check_recipe(values)
+
+
+@pytest.mark.parametrize("count", [12, 15, 25, 300])
+def test_few_images_leave_each_class_one_to_learn_from(count):
+    digits = load_data("digits")
+    few = dataclasses.replace(digits, images=digits.images[:count], labels=digits.labels[:count])
+    recipe = compress_recipe(Wish("cnn5", "none.pth", {"source": "digits"}, Budget(params="50%")), few)
+    parts = split(few.labels, recipe.data.held_out, 0)
+    assert len(parts.held_out) > 0 and set(few.labels[parts.train].tolist()) == set(few.labels.tolist())
 
 
 @pytest.mark.parametrize("steps", [None, 1, 3, 40])

@@ -62,6 +62,7 @@ def test_names_are_short_distinct_and_fit_for_folders():
     names = {point_name([f"prune.protect=['{'layer' * 40}{n}']"]) for n in range(3)}
     assert len(names) == 3
     assert all(len(name) < 140 and "/" not in name and "'" not in name for name in names)
+    assert point_name(["x.y=-1"]) == "x.y=-1" and point_name(["w=[-9, 19]"]) == "w=-9-19"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,8 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
     folder = out / "distil.temperature=2"
     folder.mkdir(parents=True)
     recipe = grid(DIGITS, [*SHORT, "distil.temperature=2,4"])[0].recipe.model_dump(mode="json")
-    (folder / "run.json").write_text(json.dumps({"recipe": {**recipe, "seed": 5}}))
+    facts = {key: {} for key in ("environment", "machine", "data", "split", "starts")}
+    (folder / "run.json").write_text(json.dumps({**facts, "recipe": {**recipe, "seed": 5}}))
     said = sweep(out, "distil.temperature=2,4")
     assert said.exit_code == 2
     assert "seed: 5 -> 0" in said.output

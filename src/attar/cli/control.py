@@ -28,7 +28,7 @@ def control(
         from attar.cli.show import shower
         from attar.pipeline.control import control as run_control
         from attar.pipeline.control_facts import WITH, WITHOUT
-        from attar.pipeline.reading import TEST
+        from attar.pipeline.folder import TEST
 
         with under_way(run / (WITHOUT if without_teacher else WITH)), shower() as watcher:
             folder = run_control(run, not without_teacher, watcher, overrides or ())

@@ -54,7 +54,7 @@ def compress_recipe(wish: Wish, data: ImageData) -> Recipe:
     if wish.epochs is not None and not wish.epochs > 0:
         raise RecipeError(f"--epochs {wish.epochs:g}: give a number above 0, or leave it out")
     count = len(data.images)
-    held_out = min(5000, max(data.classes, count // 10), count - 1)
+    held_out = min(5000, max(data.classes, count // 10), count - data.classes)
     images = count - held_out
     usual = float(round(min(60.0, max(4.0, 20 * math.sqrt(50_000 / images)))))
     epochs = usual if wish.epochs is None else wish.epochs

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.data import DataError
 from attar.pipeline.compress import WARMUP, training
-from attar.pipeline.control_facts import WITH, WITHOUT
-from attar.pipeline.folder import RunError, RunFolder, with_defaults
+from attar.pipeline.control_facts import WITH, WITHOUT, images_of
+from attar.pipeline.folder import TEST, RunError, RunFolder, with_defaults
 from attar.pipeline.ranks import refuse_ranks
-from attar.pipeline.reading import TEST
-from attar.pipeline.run import run
+from attar.pipeline.run import check, run
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
 from attar.train import steps_for
@@ -46,10 +46,31 @@ def control(
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / TEST).is_file()
     _call_places_anew(folder, recipe)
+    _check_data(path, recipe, folder, watcher)
     run(recipe, folder, watcher, until="report" if read else "export")
     if read:
         run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher)
     return folder
+
+
+def _check_data(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None) -> None:
+    """See that the data are those of the run.
+
+    Raises:
+        RunError: they are others, or cannot be had.
+    """
+    try:
+        facts = check(recipe, folder, watcher)
+    except DataError as error:
+        raise RunError(
+            f"the data of {path} cannot be had from here: {error}. What a recipe names is looked for from the directory that the "
+            "command is given in; data given to attar.run by a program have no control"
+        ) from None
+    if (facts["data"]["fingerprint"], facts["split"]["digest"]) != images_of(path):
+        raise RunError(
+            f"{path} was run on other data than {recipe.data.source!r} holds now: its control would answer others. Give the "
+            "command where the run was started, or put the data back"
+        )
 
 
 def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,6 +84,7 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
         raise RunError(f"{path} is not a run folder: it has no run.json")
     if not folder.finished("export"):
         raise RunError(f"{path} has not finished, so the final shape is not known; the command it began with goes on")
+    folder.check_artifact()
     facts = folder.read_json("run.json")
     values: dict[str, Any] = {**facts["recipe"]}
     if with_teacher and values["teacher"] is None:

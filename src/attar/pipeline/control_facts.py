@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import read_json
-from attar.pipeline.reading import TEST
+from attar.pipeline.folder import TEST, RunFolder, read_json
 from attar.report import mcnemar
 
 WITH, WITHOUT = "control-with-teacher", "control-without-teacher"
@@ -15,13 +14,21 @@ WITH, WITHOUT = "control-with-teacher", "control-without-teacher"
 
 
 def control_facts(run: Path, test: dict[str, Any]) -> list[dict[str, Any]]:
-    """Facts of the finished controls of a run; those without a test reading are left out.
+    """Facts of the finished controls of a run; those without a test reading, or of other data, are left out.
 
     Args:
         run: the run's folder.
         test: what the run's `test.json` holds.
     """
-    return [_facts(run / name, test) for name in (WITH, WITHOUT) if (run / name / "artifact" / "report.json").is_file()]
+    finished = [run / name for name in (WITH, WITHOUT) if (run / name / "artifact" / "report.json").is_file()]
+    own = images_of(run)
+    return [_facts(folder, test) for folder in finished if images_of(folder) == own]
+
+
+def images_of(run: Path) -> tuple[str, str]:
+    """What tells a run's data and their division from others, in its folder."""
+    facts = RunFolder(run).read_json("run.json")
+    return facts["data"]["fingerprint"], facts["split"]["digest"]
 
 
 def _facts(folder: Path, test: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import torch
 from attar import artifact
 from attar.pipeline.control_facts import control_facts
 from attar.pipeline.exporting import EAGER, add_views, faults, judged, wanted_views
+from attar.pipeline.folder import TEST
 from attar.pipeline.int8 import calibration, mend_int8
 from attar.pipeline.pruning import pruned_student, surgery_record
-from attar.pipeline.reading import TEST, accuracy_facts, read_test
+from attar.pipeline.reading import accuracy_facts, read_test
 from attar.pipeline.session import Session
 from attar.prune import measure_latency
 from attar.recipe import Recipe

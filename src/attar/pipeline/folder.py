@@ -27,6 +27,15 @@ FREE_BYTES = 1 << 30
 CODE = ("commit", "versions")
 """Parts of the environment that a run may change between its starts, as far as it says so."""
 
+TEST = "test.json"
+"""The file in the run folder that holds what was read of the test images."""
+
+HOLDS = {
+    "run.json": ("recipe", "environment", "machine", "data", "split", "starts"),
+    TEST: ("read", "student", "predictions"),
+}
+"""What files of a run have at the least."""
+
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -69,6 +78,14 @@ class RunFolder:
     @property
     def artifact(self) -> Path:
         return self.path / "artifact"
+
+    def check_artifact(self) -> None:
+        """See that what the stage `export` made is there; raises RunError where it is not, with the way out."""
+        if self.finished("export") and not self.artifact.is_dir():
+            raise RunError(
+                f"{self.artifact} is gone: it was moved or deleted. Put it back (a copy of it can be used elsewhere), or delete "
+                f"{self.path / 'export.safetensors'} and give the command of the run again, which exports it anew"
+            )
 
     def adopt(self, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
         """Record a new run, or check that the folder's old run is this very one.
@@ -129,7 +146,7 @@ class RunFolder:
         write_whole(self.path / name, content)
 
     def read_json(self, name: str) -> Any:
-        return read_json(self.path / name, f", or delete {self.path} to begin anew")
+        return read_json(self.path / name, HOLDS.get(name, ()), f", or delete {self.path} to begin anew")
 
     def finished(self, stage: str) -> bool:
         return (self.path / f"{stage}.safetensors").exists()
@@ -177,8 +194,17 @@ class RunFolder:
         return file.exists() and bool(read_numbers(file)["stage"] == stage)
 
     def begin(self, stage: str, after: str | None) -> None:
-        """Start a stage from its beginning: drop what an interrupted attempt logged."""
-        self._cut_metrics(self.numbers(after)["metrics_bytes"] if after else 0)
+        """Start a stage from its beginning: drop what an interrupted attempt logged.
+
+        Lines of finished later stages stay: the result of this one was deleted, being damaged, say.
+        """
+        size = self.numbers(after)["metrics_bytes"] if after else 0
+        later = [line for line in self._lines_from(size) if line["stage"] != stage and self.finished(line["stage"])]
+        self._cut_metrics(size)
+        if later:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in later)
+            self._redraw()
         self._spent, self._since = 0.0, time.monotonic()
 
     def log(self, **values: Any) -> None:
@@ -210,10 +236,21 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The log's lines; without the last one, where that was torn off by a kill."""
+        return self._lines_from(0)
+
+    def _lines_from(self, offset: int) -> list[dict[str, Any]]:
+        """Those of the log from this byte on."""
         file = self.path / "metrics.jsonl"
-        *lines, rest = file.read_text().split("\n") if file.exists() else [""]
-        found = [json.loads(line) for line in lines]
-        with contextlib.suppress(json.JSONDecodeError):
+        *lines, rest = file.read_bytes()[offset:].split(b"\n") if file.exists() else [b""]
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(
+                    f"{file} is damaged: line {number} from byte {offset} on ({error}); delete that line"
+                ) from None
+        with contextlib.suppress(ValueError):
             found.append(json.loads(rest))
         return found
 
@@ -271,12 +308,15 @@ def lock(folder: Path, wait: bool = False, name: str = ".lock") -> IO[str]:
     return file
 
 
-def read_json(file: Path, otherwise: str = "") -> Any:
-    """What a file holds; raises RunError where it is damaged, with the way out: a copy, or `otherwise`."""
+def read_json(file: Path, keys: Sequence[str] = (), otherwise: str = "") -> Any:
+    """What a file holds; raises RunError where it is damaged or lacks one of `keys`, with the way out: a copy, or `otherwise`."""
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
+        if missing := [key for key in keys if not isinstance(found, dict) or key not in found]:
+            raise ValueError(f"it has no {missing[0]!r}")
     except ValueError as error:
         raise RunError(f"{file} is damaged ({error}); put back a copy of it{otherwise}") from None
+    return found
 
 
 def _start(facts: dict[str, Any]) -> dict[str, Any]:

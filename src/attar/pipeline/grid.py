@@ -63,7 +63,8 @@ def grid(recipe: str | Path | Sequence[str | Path], axes: Sequence[str], seeds: 
 
 def point_name(varied: Sequence[str]) -> str:
     """A folder's name that says what was varied: `[9, 19, 39]` becomes `9-19-39`, other odd characters `-`."""
-    name = ",".join(re.sub(r"[^\w.%=+-]+", "-", pair).replace("=-", "=").strip("-") for pair in varied) or "only"
+    bare = [re.sub(r"=[^\w.%+-]+", "=", pair) for pair in varied]  # without what a list or text begins with
+    name = ",".join(re.sub(r"[^\w.%=+-]+", "-", pair).strip("-") for pair in bare) or "only"
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{hashlib.sha256(','.join(varied).encode()).hexdigest()[:8]}"
     return name

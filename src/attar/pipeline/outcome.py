@@ -8,8 +8,8 @@ from typing import Any
 
 from attar import artifact
 from attar.files import write_whole
-from attar.pipeline.folder import RunError, RunFolder, read_json
-from attar.pipeline.reading import TEST
+from attar.pipeline.folder import TEST, RunError, RunFolder, read_json
+from attar.recipe import Recipe, check_recipe
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
 
@@ -63,6 +63,7 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
         raise RunError(
             f"{path} has not finished: it stopped before {_missing(folder)}; the command it began with goes on"
         )
+    folder.check_artifact()
     if not held_out and not (path / TEST).is_file():
         raise RunError(
             f"{path} has not read the test images, so it has no test accuracy; compare on held-out images (--held-out), "
@@ -97,10 +98,15 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     raise ValueError(f"{twice} is given twice; name each run once")
 
 
-def held_out_images(facts: dict[str, Any]) -> str:
-    """The held-out images of a run in words, by the facts of its start; equal words, equal images."""
+def held_out_images(facts: dict[str, Any], recipe: Recipe) -> str:
+    """The held-out images of a run in words, by the facts of its start; equal words, equal images.
+
+    Runs that scale pictures (`data.size`) may have one set at several sizes, whose fingerprints differ; there the split alone,
+    made of the labels, tells.
+    """
     split, data = facts["split"], facts["data"]
-    return f"{split['held_out']:,} held-out images of {data['name']} (split {split['digest'][:16]})"
+    content = "" if recipe.data.size is not None else f"{data['fingerprint'][:16]}, "
+    return f"{split['held_out']:,} held-out images of {data['name']} ({content}split {split['digest'][:16]})"
 
 
 def _missing(folder: RunFolder) -> str:
@@ -126,7 +132,7 @@ def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
     if run["split"]["held_out"] == 0:
         raise RunError(f"{folder.path} held nothing out (data.held_out = 0), so it has no held-out accuracy")
     tensors, numbers = folder.result("export")
-    images = held_out_images(run)
+    images = held_out_images(run, check_recipe(run["recipe"]))
     if numbers.get("held_out") is None:  # exported before hits were kept
         last = next(folder.numbers(stage) for stage in reversed(TRAINING) if folder.finished(stage))
         n = run["split"]["held_out"]

@@ -12,13 +12,12 @@ from torch import nn
 from attar import artifact
 from attar.artifact.replay import count_macs
 from attar.pipeline.exporting import views_on_test
+from attar.pipeline.folder import TEST
 from attar.pipeline.outputs import fresh_teacher, teacher_on_test
 from attar.pipeline.session import Session
 from attar.prune.saved import saved_bytes
 from attar.report import wilson_interval
 
-TEST = "test.json"
-"""The file in the run folder that holds what was read."""
 LATENCY_ROUNDS, LATENCY_SECONDS = 5, 0.04
 """How often each network's latency is measured, in turn with the others, and about how long each time."""
 

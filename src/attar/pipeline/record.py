@@ -11,8 +11,7 @@ from typing import Any
 from attar import artifact
 from attar.files import write_whole
 from attar.pipeline.control_facts import WITH, WITHOUT
-from attar.pipeline.folder import RunError, RunFolder, read_json
-from attar.pipeline.reading import TEST
+from attar.pipeline.folder import TEST, RunError, RunFolder, read_json
 from attar.pipeline.sweep import SWEEP
 
 FACTS = (
@@ -50,6 +49,7 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     run = Path(run)
     if (run / SWEEP).is_file():
         return _write_sweep(run, Path(folder))
+    RunFolder(run).check_artifact()
     report = run / "artifact" / "report.json"
     if not (run / TEST).is_file() or not report.is_file():
         raise RunError(f"{run} is no finished run: a record needs its report; `attar run` with the same --out goes on")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,10 +89,12 @@ def run(
         if ranks.count > 1:
             session = replace(session, folder=own, ranks=ALONE)
         _do(session, "export", export)
+        own.check_artifact()
         if until == "export":
             return {}
         watcher.stage("report", "")
-        return report(session)
+        with _same_networks(session):
+            return report(session)
 
 
 Stage = Callable[[Session], None]
@@ -104,7 +106,23 @@ def _do(session: Session, name: str, stage: Stage) -> None:
         return
     session.watcher.stage(name, "")
     forget_peak()
-    stage(session)
+    with _same_networks(session):
+        stage(session)
+
+
+@contextmanager
+def _same_networks(session: Session) -> Iterator[None]:
+    """Say what it means where weights that the run made do not fit the network that its recipe builds by now."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = " ".join(str(error).split())
+        if not told.startswith("Error(s) in loading state_dict"):
+            raise
+        raise RunError(
+            f"{session.folder.path} holds weights of another network than the recipe builds now: its code, or the artifact that "
+            f"student.shape names, was changed since. Put the old one back, or choose another --out ({told:.300})"
+        ) from error
 
 
 def _training_stages(recipe: Recipe) -> list[tuple[str, Stage]]:

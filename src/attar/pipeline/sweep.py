@@ -101,9 +101,13 @@ def share_teacher(point: Point, points: Sequence[Point], out: Path, watcher: Wat
         donor = RunFolder(out / other.name)
         if donor.finished("teach") and _shared(other.recipe) == wanted:
             with RunFolder(folder) as own:
-                prepare(point.recipe, own, watcher)
-                own.take_over("teach", donor)
-            return
+                session, known = prepare(point.recipe, own, watcher), donor.read_json("run.json")
+                if (known["data"]["fingerprint"], known["split"]["digest"]) == (
+                    session.data.fingerprint,
+                    session.split.digest,
+                ):
+                    own.take_over("teach", donor)
+                    return
 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
@@ -123,11 +127,11 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
         if point.name in failed:
             continue
         if folder.finished("export"):
-            images.setdefault(held_out_images(folder.read_json("run.json")), point.name)
+            images.setdefault(held_out_images(folder.read_json("run.json"), point.recipe), point.name)
             continue
         watcher.note(f"checking {point.name}")
         try:
-            images.setdefault(held_out_images(check(point.recipe, folder.path)), point.name)
+            images.setdefault(held_out_images(check(point.recipe, folder.path), point.recipe), point.name)
         except ValueError as error:
             faults.append(f"{point.name}: {error}")
     if faults:
@@ -140,7 +144,11 @@ def _check(points: Sequence[Point], out: Path, failed: dict[str, str], watcher: 
 def _recorded(out: Path) -> dict[str, Any]:
     """The points of sweep.json whose folders are there, those of other grids too."""
     file = out / SWEEP
-    table = read_json(file, ", or delete it, and the next sweep writes it anew")["points"] if file.is_file() else {}
+    table = (
+        read_json(file, ("points",), ", or delete it, and the next sweep writes it anew")["points"]
+        if file.is_file()
+        else {}
+    )
     return {name: point for name, point in table.items() if (out / name).is_dir()}
 
 
