@@ -75,6 +75,18 @@ def test_a_result_that_was_deleted_is_made_again_and_later_curves_stay(started):
     assert known(before) == known(after) and {line["stage"] for line in after} == {"teach", "distil", "prune"}
 
 
+def test_what_is_exported_may_change_until_it_is(started):
+    run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "fresh", until="distil")
+    other = load_recipe(
+        DIGITS, [*(pair for pair in SHORT if "pt2" not in pair), "export.pt2=true", "data.source=npz:d.npz"]
+    )
+    run(other, started / "fresh", until="export")
+    assert json.loads((started / "fresh/run.json").read_text())["recipe"]["export"]["pt2"] is True
+    assert (started / "fresh/artifact/model.pt2").is_file()
+    with pytest.raises(RunError, match=r"another recipe.*\n.*export.pt2: true -> false"):
+        run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "fresh")
+
+
 def test_damaged_files_are_named(started):
     def refused(expected):
         with pytest.raises(RunError, match=expected):

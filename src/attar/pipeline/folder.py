@@ -88,7 +88,7 @@ class RunFolder:
             )
 
     def adopt(self, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
-        """Record a new run, or check that the folder's old run is this very one.
+        """Record a new run, or check that the folder's old run is this very one; what is exported may change until it is.
 
         Args:
             recipe: what is to be run.
@@ -101,10 +101,11 @@ class RunFolder:
             RunError: the folder holds another recipe's run, or a run on other data; with the difference.
         """
         old = self.recorded(recipe, facts)
+        plain = recipe.model_dump(mode="json")
         if old is None:
-            plain = recipe.model_dump(mode="json")
             self.write_json("run.json", {"recipe": plain, **facts, "starts": [_start(facts)]})
             return facts
+        old["recipe"]["export"] = plain["export"]
         self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
         return old
 
@@ -127,7 +128,10 @@ class RunFolder:
                 )
             return None
         old: dict[str, Any] = self.read_json("run.json")
-        if changes := difference(with_defaults(old["recipe"]), recipe.model_dump(mode="json")):
+        changes = difference(with_defaults(old["recipe"]), recipe.model_dump(mode="json"))
+        if not any(self.finished(stage) or self.under_way(stage) for stage in ("int8", "export")):
+            changes = [change for change in changes if not change.startswith("export.")]
+        if changes:
             listed = "\n  ".join(changes)
             raise RunError(
                 f"{self.path} holds a run of another recipe; choose another --out, or go back to the old values:\n  {listed}"
