@@ -14,6 +14,7 @@ from torch import nn
 
 from attar.prune.batch import shared_batch
 from attar.prune.capture import Captured, Example, capture
+from attar.prune.families import ADDED_PRODUCTS, PRODUCTS
 from attar.prune.labels import Labels, Plane, Value
 from attar.prune.modules import all_modules, named_tensors
 from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
@@ -318,8 +319,8 @@ def _contracted(call: Call) -> list[tuple[float, list[Plane]]]:
     if call.name == "einsum":
         total = multiply_accumulates(call)
         return [(count / total, planes) for count, planes in einsum_products(call)]
-    if call.name in ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm"):
-        first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv") else call.args[1:3]
+    if call.name in PRODUCTS | ADDED_PRODUCTS:
+        first, second = call.args[-2:] if call.name in PRODUCTS else call.args[1:3]
         extra = [p for p in second.planes if p.cut == len(second.shape) - 1 and len(second.shape) > 1]
         return [(1.0, [*first.planes, *extra])]
     if len(call.values) > 1 and multiply_accumulates(call):

@@ -11,28 +11,6 @@ from attar.prune.labels import Labels, Plane, Value, aligned, normalised
 from attar.prune.movement import move
 from attar.prune.rules import Call, unknown
 
-MAKERS = frozenset(
-    [
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "rand",
-        "randn",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-        "new_empty",
-        "empty_strided",
-        "new_empty_strided",
-        "eye",
-        "scalar_tensor",
-    ]
-)
-LIKES = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "randint_like"]
-)
-
 
 def fresh_planes(labels: Labels, shape: tuple[int, ...], free: frozenset[int]) -> tuple[Plane, ...]:
     """A plane of new labels for every dimension: a constant's elements go with whatever they meet."""

@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from attar.prune.capture import Graph
-from attar.prune.movement import MOVES
+from attar.prune.families import MOVES
 from attar.prune.propagate import operation_name
 
 

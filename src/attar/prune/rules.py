@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, ORDERED, PRODUCTS
 from attar.prune.labels import Labels, Plane, Shape, Value, contract, normalised, pointwise
 from attar.prune.movement import move
 
@@ -87,7 +88,7 @@ def linear(labels: Labels, call: Call) -> Value:
 
 
 def matmul(labels: Labels, call: Call) -> Value:
-    first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv", "dot") else call.args[1:3]
+    first, second = call.args[-2:] if call.name in PRODUCTS else call.args[1:3]
     depth = max(len(first.shape), len(second.shape)) - 2
     lead = "abcdefgh"[: max(depth, 0)]
 
@@ -98,7 +99,7 @@ def matmul(labels: Labels, call: Call) -> Value:
     left, right = names(first, "mk"), names(second, "kn")
     out = lead + ("m" if len(first.shape) > 1 else "") + ("n" if len(second.shape) > 1 else "")
     result = contract(labels, [(first, left), (second, right)], out, call.shape, call.free, "linear")
-    if call.name in ("addmm", "baddbmm", "addbmm"):
+    if call.name in ADDED_PRODUCTS:
         return pointwise(labels, [result, call.args[0]], call.shape, call.free)
     return result
 
@@ -225,7 +226,7 @@ def folded(labels: Labels, call: Call) -> Value:
 
 def _still(call: Call) -> list[int]:
     """Of a convolution's spatial dimensions, those that its kernel, one long, does not slide over: it works place by place."""
-    if call.name not in ("conv1d", "conv2d", "conv3d"):
+    if call.name not in CONVOLUTIONS:
         return []
     stride, padding = call.get(3, "stride", [1]), call.get(4, "padding", [0])
     padding = [0] if isinstance(padding, str) else padding
@@ -339,33 +340,6 @@ def softmax(labels: Labels, call: Call) -> Value:
     dim = call.get(1, "dim") % len(value.shape)
     _mixing(labels, call, value, (dim,), "a softmax over them")
     return Value(call.shape, value.planes, call.free)
-
-
-REDUCTIONS = frozenset(
-    [
-        "sum",
-        "mean",
-        "nanmean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "median",
-        "prod",
-        "any",
-        "all",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "logsumexp",
-        "norm",
-        "linalg_vector_norm",
-        "frobenius_norm",
-    ]
-)
-ORDERED = frozenset({"norm", "linalg_vector_norm"})
-"""Norms whose second argument is their order."""
 
 
 def reduction(labels: Labels, call: Call) -> Any:
