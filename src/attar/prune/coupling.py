@@ -91,7 +91,7 @@ def couple_model(
     _protect(labels, by_alias, model, protect)
     walks = []
     for graph in captured.graphs:
-        walk = Walk(labels, by_alias, graph, policy == "strict", {})
+        walk = Walk(labels, by_alias, graph, policy == "strict")
         walk.run()
         walks.append(walk)
     _fix_unread(labels, values, captured)

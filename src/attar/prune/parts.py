@@ -128,7 +128,7 @@ def _labelled(graph: Graph, nodes: list[torch.fx.Node], whole: Walk) -> Walk | N
     mine = [node for node in graph.module.graph.nodes if _computes(node)]
     if [_seen(node) for node in mine] != [_seen(node) for node in nodes]:
         return None
-    walk = Walk(whole.labels, {}, graph, False, {})
+    walk = Walk(whole.labels, {}, graph, False)
     for own, node in zip(mine, nodes):
         walk.values[own], walk.calls[own] = whole.values[node], whole.calls[node]
     return walk

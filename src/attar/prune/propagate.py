@@ -47,8 +47,8 @@ RULES: dict[str, Rule] = {
 class Walk:
     """Labels of one graph. `values` holds a `Value`, a list of them, or a number for every node."""
 
-    def __init__(self, labels: Labels, tensors: dict[str, Value], graph: Graph, strict: bool, prefer: dict[str, int]):
-        self.labels, self.tensors, self.graph, self.strict, self.prefer = labels, tensors, graph, strict, prefer
+    def __init__(self, labels: Labels, tensors: dict[str, Value], graph: Graph, strict: bool):
+        self.labels, self.tensors, self.graph, self.strict = labels, tensors, graph, strict
         self.values: dict[torch.fx.Node, Any] = {}
         self.calls: dict[torch.fx.Node, Call] = {}
 
@@ -109,7 +109,6 @@ class Walk:
             list(shapes),
             list(frees),
             self.strict,
-            self.prefer.get(node.name),
         )
         self.calls[node] = call
         if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
@@ -191,7 +190,7 @@ def _moved(labels: Labels, call: Call) -> Any:
         return _shuffled(labels, value, call)
     if call.name == "pixel_shuffle":
         value = _whole_pixels(labels, value, rest[0] ** 2)
-    found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
+    found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees)
     if call.name in families.EQUAL_PARTS:
         balance_parts(labels, found, call.get(2, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)

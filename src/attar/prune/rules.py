@@ -28,7 +28,6 @@ class Call:
     shapes: list[Shape]
     frees: list[frozenset[int]]
     strict: bool
-    prefer: int | None = None
     ruled: bool = True
     """Whether attar has a rule for it; without one, all units that go in stay."""
 
