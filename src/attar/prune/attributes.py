@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from attar.prune.call import leaves
 from attar.prune.families import LAYER_NORMS
 from attar.prune.labels import Value
 from attar.prune.modules import all_modules
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
-from attar.prune.rules import leaves
 from attar.prune.surgery import Attributes
 
 WHOLE = re.compile(

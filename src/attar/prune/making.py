@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from attar.prune.call import Call
 from attar.prune.labels import Labels, Plane, Value, aligned, normalised
 from attar.prune.movement import move
-from attar.prune.rules import Call, unknown
+from attar.prune.rules import unknown
 
 
 def fresh_planes(labels: Labels, shape: tuple[int, ...], free: frozenset[int]) -> tuple[Plane, ...]:

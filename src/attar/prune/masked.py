@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from attar.prune.call import Call
 from attar.prune.families import LAYER_NORMS, MOVES, REDUCTIONS, SOFTMAXES
 from attar.prune.labels import Plane, Value
 from attar.prune.propagate import Walk
-from attar.prune.rules import Call, by_batch, reduced
+from attar.prune.rules import by_batch, reduced
 
 
 class Masked(torch.fx.Interpreter):

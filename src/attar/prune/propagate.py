@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from attar.prune import families, making, rules
+from attar.prune.call import Call, Rule
 from attar.prune.capture import CaptureError, Graph, is_free
 from attar.prune.labels import Labels, Plane, Value, hint, pointwise
 from attar.prune.movement import balance_parts, move
-from attar.prune.rules import Call, Rule
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("linear",), rules.linear),

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import torch
 
+from attar.prune.call import Call
 from attar.prune.families import CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES, TRANSPOSED
 from attar.prune.labels import Plane, Value
 from attar.prune.propagate import Walk, place
-from attar.prune.rules import Call
 
 aten = torch.ops.aten
 

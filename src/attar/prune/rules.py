@@ -6,59 +6,13 @@ A rule takes (Labels, Call) and gives the labels of the result. An operation wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
+from attar.prune.call import Call
 from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, ORDERED, PRODUCTS
-from attar.prune.labels import Labels, Plane, Shape, Value, contract, normalised, pointwise
+from attar.prune.labels import Labels, Plane, Value, contract, normalised, pointwise
 from attar.prune.movement import move
-
-
-@dataclass
-class Call:
-    """One operation of the graph with its arguments: tensors as values, sizes as numbers."""
-
-    name: str
-    """The operation without overload and in-place mark, e.g. `conv2d`."""
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    shapes: list[Shape]
-    frees: list[frozenset[int]]
-    strict: bool
-    ruled: bool = True
-    """Whether attar has a rule for it; without one, all units that go in stay."""
-
-    def get(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument by position or name."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
-
-    @property
-    def shape(self) -> Shape:
-        return self.shapes[0]
-
-    @property
-    def free(self) -> frozenset[int]:
-        return self.frees[0]
-
-    @cached_property
-    def values(self) -> list[Value]:
-        """All tensors among the arguments."""
-        return [v for v in leaves((self.args, self.kwargs)) if isinstance(v, Value)]
-
-
-Rule = Callable[[Labels, Call], Any]
-
-
-def leaves(tree: Any) -> list[Any]:
-    """What lists, tuples and mappings of an operation's arguments hold, in order."""
-    if isinstance(tree, list | tuple):
-        return [leaf for item in tree for leaf in leaves(item)]
-    if isinstance(tree, dict):
-        return [leaf for item in tree.values() for leaf in leaves(item)]
-    return [tree]
 
 
 def vector(labels: Labels, value: Value | None, dim: int, rank: int, kind: str, produces: bool = False) -> Value | None:
