@@ -15,11 +15,11 @@ from torch import nn
 from attar.prune.batch import shared_batch
 from attar.prune.call import Call
 from attar.prune.capture import Captured, Example, capture
+from attar.prune.contractions import einsum_products
 from attar.prune.families import ADDED_PRODUCTS, PRODUCTS
 from attar.prune.labels import Labels, Plane, Value
 from attar.prune.modules import all_modules, named_tensors
 from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
-from attar.prune.rules import einsum_products
 from attar.prune.solve import Solution, solve
 from attar.prune.structure import Axis, Group, Member, Structure, Term
 from attar.prune.unruled import counted_macs

@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from attar.prune import families, making, rules
+from attar.prune import contractions, families, making, rules
 from attar.prune.call import Call, Rule
 from attar.prune.capture import CaptureError, Graph, is_free
 from attar.prune.labels import Labels, Plane, Value, hint, pointwise
 from attar.prune.movement import balance_parts, move
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("linear",), rules.linear),
-    **dict.fromkeys(families.PRODUCTS | families.ADDED_PRODUCTS, rules.matmul),
-    "einsum": rules.einsum,
-    **dict.fromkeys(families.CONVOLUTIONS | families.TRANSPOSED | {"convolution"}, rules.convolution),
+    **dict.fromkeys(("linear",), contractions.linear),
+    **dict.fromkeys(families.PRODUCTS | families.ADDED_PRODUCTS, contractions.matmul),
+    "einsum": contractions.einsum,
+    **dict.fromkeys(families.CONVOLUTIONS | families.TRANSPOSED | {"convolution"}, contractions.convolution),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_functional"], rules.batch_norm),
     **dict.fromkeys(families.LAYER_NORMS, rules.layer_norm),
     **dict.fromkeys(("group_norm",), rules.group_norm),
@@ -28,7 +28,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(families.SOFTMAXES, rules.softmax),
     **dict.fromkeys(families.REDUCTIONS, rules.reduction),
     **dict.fromkeys(("argmax", "argmin"), rules.places),
-    "scaled_dot_product_attention": rules.attention,
+    "scaled_dot_product_attention": contractions.attention,
     "embedding": rules.embedding,
     **dict.fromkeys(families.ALONG, rules.along),
     **dict.fromkeys(families.SPATIAL, rules.spatial),
@@ -328,7 +328,7 @@ def multiply_accumulates(call: Call) -> float:
     if call.name in families.ADDED_PRODUCTS:
         return math.prod(call.shape) * call.args[1].shape[-1]
     if call.name == "einsum":
-        return sum(count for count, _ in rules.einsum_products(call))
+        return sum(count for count, _ in contractions.einsum_products(call))
     if call.name == "scaled_dot_product_attention":
         scores = math.prod(call.args[0].shape[:-1]) * call.args[1].shape[-2]
         return scores * (call.args[0].shape[-1] + call.args[2].shape[-1])
