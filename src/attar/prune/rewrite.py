@@ -11,7 +11,8 @@ import torch
 from attar.prune.call import Call
 from attar.prune.families import CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES, TRANSPOSED
 from attar.prune.labels import Plane, Value
-from attar.prune.propagate import Walk, place
+from attar.prune.nodes import place
+from attar.prune.propagate import Walk
 
 aten = torch.ops.aten
 

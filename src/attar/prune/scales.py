@@ -14,7 +14,8 @@ import torch
 
 from attar.prune.families import HOMOGENEOUS, LAYER_NORMS, LAYERS, MOVES, SAME
 from attar.prune.labels import Value
-from attar.prune.propagate import Walk, modules_around
+from attar.prune.nodes import modules_around
+from attar.prune.propagate import Walk
 from attar.prune.surgery import Attributes
 
 Factors = dict[str, torch.Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from attar.models import counting_macs
-from attar.prune.propagate import hints, number
+from attar.prune.nodes import hints, number
 
 
 def counted_macs(node: torch.fx.Node) -> int:
