@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from attar.prune.call import Call
 from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, PRODUCTS
 from attar.prune.labels import Labels, Plane, Value, contract, pointwise
@@ -57,24 +55,6 @@ def einsum(labels: Labels, call: Call) -> Value:
     if any(len(set(names)) < len(names) for names in inputs):
         return unknown(labels, call)
     return contract(labels, list(zip(call.args[1], inputs)), right, call.shape, call.free, "linear")
-
-
-def einsum_products(call: Call) -> list[tuple[int, list[Plane]]]:
-    """Of the matrix products that an einsum is, from left to right: multiply-accumulates, and the planes of their letters."""
-    inputs, right = einsum_letters(call)
-    sizes: dict[str, int] = {}
-    planes: dict[str, Plane] = {}
-    for value, names in zip(call.args[1], inputs):
-        for letter, size in zip(names, value.shape):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        for plane in value.planes:
-            planes.setdefault(names[plane.cut], plane)
-    found, letters = [], set(inputs[0])
-    for number, names in enumerate(inputs[1:], 2):
-        letters |= set(names)
-        found.append((math.prod(sizes[n] for n in letters), [planes[n] for n in sorted(letters) if n in planes]))
-        letters &= set(right).union(*inputs[number:])
-    return found
 
 
 def convolution(labels: Labels, call: Call) -> Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -262,21 +261,3 @@ def tensor_values(labels: Labels, tensors: dict[str, torch.Tensor]) -> dict[str,
                 planes.append(Plane(ids.view([-1 if d == dim else 1 for d in range(len(shape))]), dim))
         values[name] = Value(shape, tuple(planes), source=frozenset({name}))
     return values
-
-
-def multiply_accumulates(call: Call) -> float:
-    """Multiply-accumulates of a contraction in a call with `batch` samples as captured, or 0."""
-    if call.name in families.CONVOLUTIONS | {"linear", "convolution"}:
-        return math.prod(call.shape) * math.prod(call.args[1].shape[1:])
-    if call.name in families.TRANSPOSED:
-        return math.prod(call.args[0].shape) * math.prod(call.args[1].shape[1:])
-    if call.name in families.PRODUCTS:
-        return math.prod(call.shape) * call.args[0].shape[-1]
-    if call.name in families.ADDED_PRODUCTS:
-        return math.prod(call.shape) * call.args[1].shape[-1]
-    if call.name == "einsum":
-        return sum(count for count, _ in contractions.einsum_products(call))
-    if call.name == "scaled_dot_product_attention":
-        scores = math.prod(call.args[0].shape[:-1]) * call.args[1].shape[-2]
-        return scores * (call.args[0].shape[-1] + call.args[2].shape[-1])
-    return 0.0
