@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from attar.models import exporter_quiet, in_mode
 from attar.prune import trace
 from attar.prune.graph import CaptureError, Graph, numbers
 from attar.prune.modules import all_modules, named_tensors
+from attar.prune.undisturbed import answer_untouched, caches_apart, known_dataclasses, left_alone
 
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -53,62 +52,6 @@ def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     raise ValueError(
         f"example_inputs is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of keywords"
     )
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does.
-
-    Raises:
-        ValueError: something in it cannot be copied.
-    """
-    held = _tensors_in([vars(module) for module in model.modules()])
-    answers = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
-    try:
-        return copy.deepcopy(model, dict(answers))
-    except Exception as error:
-        told = " ".join(str(error).split())
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied, which proving a cut takes: {_uncopied(model, answers)}"
-            f"{type(error).__name__}: {told:.300}"
-        ) from None
-
-
-def _tensors_in(container: Any) -> list[torch.Tensor]:
-    """Those in nested lists, tuples, deques, sets and dictionaries, which may hold themselves."""
-    found: list[torch.Tensor] = []
-    waiting, seen = [container], set()
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, list | tuple | dict | deque | set | frozenset) and id(item) not in seen:
-            seen.add(id(item))
-            waiting += item.values() if isinstance(item, dict) else item
-    return found
-
-
-def _uncopied(model: nn.Module, answers: dict[int, torch.Tensor]) -> str:
-    """The attribute that stops a copy, for a message; of the innermost module that has one."""
-    for path, module in reversed(all_modules(model).items()):
-        for name, value in vars(module).items():
-            if name == "_modules":
-                continue
-            try:
-                copy.deepcopy(value, dict(answers))
-            except Exception:
-                return f"attribute {name!r} of {path or 'the network'} ({type(value).__name__}) stands in the way; "
-    return ""
-
-
-@contextmanager
-def answer_untouched(model: nn.Module) -> Iterator[None]:
-    """Without the hooks on a module's answer: where its forward is a graph they are run all the same, once."""
-    hooks = model._forward_hooks.copy()
-    model._forward_hooks.clear()
-    try:
-        yield
-    finally:
-        model._forward_hooks.update(hooks)
 
 
 def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
@@ -152,7 +95,7 @@ def _check_runs(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) 
             f"{type(model).__name__} has parameters without a shape yet: run it once with the example inputs"
         )
     try:
-        with in_mode(model, False), torch.no_grad(), trace.caches_apart(model), trace.left_alone(model):
+        with in_mode(model, False), torch.no_grad(), caches_apart(model), left_alone(model):
             model(*call[0], **call[1])
     except Exception as error:
         told = " ".join(str(error).split())
@@ -213,7 +156,7 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
     for dynamic in (True, False):
         shapes = _dynamic(model.forward, arguments, keywords) if dynamic else None
         try:
-            with exporter_quiet(), torch.no_grad(), trace.caches_apart(model):
+            with exporter_quiet(), torch.no_grad(), caches_apart(model):
                 program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
             return program_graph(program)
         except Exception as error:
@@ -234,7 +177,7 @@ def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, An
 def _answer_known(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     """Tell torch of the dataclasses that the network answers with; whether there were any new ones."""
     with torch.no_grad():
-        return trace.known_dataclasses(model(*arguments, **keywords))
+        return known_dataclasses(model(*arguments, **keywords))
 
 
 def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

@@ -16,14 +16,14 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from attar.models import exporter_quiet, in_mode
-from attar.prune.capture import Captured, answer_untouched, copied, program_graph
+from attar.prune.capture import Captured, program_graph
 from attar.prune.graph import Graph, is_free, numbers
 from attar.prune.modules import named_tensors
 from attar.prune.nodes import hints, modules_around, operation_name
 from attar.prune.propagate import Walk
 from attar.prune.shipped import Running, run_again, unship
 from attar.prune.surgery import Attributes, set_attributes
-from attar.prune.trace import caches_apart
+from attar.prune.undisturbed import answer_untouched, caches_apart, copied
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -7,12 +7,10 @@ wrong (a number read out of a tensor, data moved behind the dispatcher's back, c
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import operator
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +18,12 @@ import torch
 from torch import nn
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from attar.prune.modules import all_modules, cards_of, named_tensors
+from attar.prune.modules import named_tensors
+from attar.prune.undisturbed import caches_apart, known_dataclasses, left_alone, paths_noted
 
 PATIENCE = 1.0
 """Seconds of CPU that one forward may take; `torch.export`, which does not compute, is quicker for what takes longer."""
@@ -60,10 +58,6 @@ class Ref:
     kind: str
     key: Any
     item: int = -1
-
-
-OWN = frozenset(vars(nn.Module()))
-"""What every module holds for torch."""
 
 
 @dataclass
@@ -236,7 +230,7 @@ def run(
         around.enter_context(left_alone(model))
         names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         if places:
-            around.enter_context(_paths_noted(model, stack))
+            around.enter_context(paths_noted(model, stack))
         recorder = _Recorder(names, leaves, stack)
         around.enter_context(torch.no_grad())
         around.enter_context(enable_python_dispatcher())
@@ -253,85 +247,6 @@ def run(
             raise Untraceable(f"the network answers with a {type(result).__name__}")
         trace.outputs.append(recorder._ref(result) if isinstance(result, torch.Tensor) else result)
     return trace
-
-
-def known_dataclasses(found: Any) -> bool:
-    """Tell torch how to take apart the dataclasses in a network's answer, as `torch.export` asks of their authors.
-
-    Returns whether there were any that it did not know.
-    """
-    kinds = {type(leaf) for leaf in tree_leaves(found) if dataclasses.is_dataclass(leaf)}
-    for kind in kinds:
-        torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
-    if kinds:
-        known_dataclasses(found)
-    return bool(kinds)
-
-
-@contextmanager
-def caches_apart(model: nn.Module) -> Iterator[None]:
-    """What the code of modules keeps in lists and dicts of theirs, from one forward to the next, is as before after this."""
-    before = {
-        module: {name: item for name, item in vars(module).items() if type(item) in (dict, list) and name not in OWN}
-        for module in model.modules()
-    }
-    for module, held in before.items():
-        vars(module).update({name: copy.copy(item) for name, item in held.items()})
-    try:
-        yield
-    finally:
-        for module, held in before.items():
-            vars(module).update(held)
-
-
-@contextmanager
-def left_alone(model: nn.Module) -> Iterator[None]:
-    """Buffers are copies inside, and everything that modules hold is put back after; so are random states and switches."""
-    modules = list(model.modules())
-    before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for m in modules]
-    copies: dict[int, torch.Tensor] = {}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    compiling, exporting = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
-    try:
-        for module in modules:
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
-        with torch.random.fork_rng(devices=cards_of(model)):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = compiling, exporting
-        for module, (attributes, buffers, parameters) in zip(modules, before):
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-
-
-@contextmanager
-def _paths_noted(model: nn.Module, stack: list[tuple[str, str]]) -> Iterator[None]:
-    """`stack` holds the modules that are running, outermost first."""
-    paths: dict[int, tuple[str, str]] = {}
-    for path, module in all_modules(model).items():
-        paths.setdefault(id(module), (path, type(module).__qualname__))
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        stack.append(paths.get(id(module), ("", type(module).__qualname__)))
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        stack.pop()
-
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def one_more(arguments: Any, keywords: Any) -> tuple[Any, int] | None:
