@@ -18,6 +18,7 @@ from attar.models import exporter_quiet, in_mode
 from attar.prune import trace
 from attar.prune.graph import CaptureError, Graph, numbers
 from attar.prune.modules import all_modules, named_tensors
+from attar.prune.traced_graph import Builder
 from attar.prune.undisturbed import answer_untouched, caches_apart, known_dataclasses, left_alone
 
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -142,7 +143,7 @@ def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
         if longer is not None:
             (more, names), batch = longer
             frees = trace.compared(first, trace.run(model, more, names, places=False), batch)
-    builder = trace.Builder(first, frees, longer[1] if longer else 1)
+    builder = Builder(first, frees, longer[1] if longer else 1)
     module = builder.build(named_tensors(model))
     told = numbers(tree_leaves((arguments, keywords)))
     return Graph(
