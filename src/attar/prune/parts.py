@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from attar.models import exporter_quiet, in_mode
-from attar.prune.capture import Captured, program_graph
+from attar.prune.capture import Captured
+from attar.prune.export import program_graph
 from attar.prune.graph import Graph, is_free, numbers
 from attar.prune.modules import named_tensors
 from attar.prune.nodes import hints, modules_around, operation_name
