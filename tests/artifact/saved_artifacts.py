@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_structure, treespec_dumps
 
 from attar.artifact import save
 from attar.models import BuilderSpec
-from attar.prune.capture import numbers
+from attar.prune.graph import numbers
 
 SPEC = BuilderSpec("resnet20", {"widths": (4, 6, 8), "classes": 3})
 

@@ -19,7 +19,7 @@ from attar.artifact.limits import within_memory
 from attar.artifact.pt2_view import check_entry
 from attar.operations import operation_named
 from attar.pipeline import evaluate_artifact
-from attar.prune import propagate
+from attar.prune import families, propagate
 
 FLAT = [helper.make_node("Cast", ["images"], ["f"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["f"], ["flat"])]
 FIRST = helper.make_node("Slice", ["flat", "zero", "three", "one"], ["first"])
@@ -228,7 +228,7 @@ def test_operations_that_networks_are_made_of(name):
 
 def test_what_the_engine_follows_may_be_named():
     """But for what does not hold its arguments against memory, and numbers' types, which are operations of Python."""
-    names = {*propagate.RULES, *propagate.MOVES, *propagate.SAME, *propagate.RANDOM}
+    names = {*propagate.RULES, *families.MOVES, *families.SAME, *families.RANDOM}
     packets = {name: getattr(torch.ops.aten, name, None) for name in names}
     refused = {
         name

@@ -145,7 +145,7 @@ def dtype_name(model: nn.Module) -> str:
 
 def copy_of(model: nn.Module) -> nn.Module:
     """The network on the CPU, in eval mode, apart from the one that it copies."""
-    from attar.prune.capture import copied  # loading does without the engine
+    from attar.prune.undisturbed import copied  # loading does without the engine
 
     return copied(model).cpu().eval()
 

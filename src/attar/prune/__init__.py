@@ -6,9 +6,9 @@ from typing import Any
 
 from attar.prune.allocation import BudgetError
 from attar.prune.api import count_macs, count_params, couple, prune
-from attar.prune.capture import CaptureError
 from attar.prune.engine import Cost, Cut, Pruner
 from attar.prune.gradients import collect_gradients
+from attar.prune.graph import CaptureError
 from attar.prune.importance import IMPORTANCES, Context, reads_gradients, unit_slices, unit_sums, weights
 from attar.prune.latency import Latency, measure_latency
 from attar.prune.proof import ProofError

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from attar.prune.capture import Example, copied
+from attar.prune.capture import Example
 from attar.prune.cost import costs
 from attar.prune.coupling import Coupled, couple_model
 from attar.prune.engine import Cut, Pruner
 from attar.prune.importance import Context, Importance
+from attar.prune.undisturbed import copied
 from attar.recipe.budget import Budget, Limit, as_budget
 
 

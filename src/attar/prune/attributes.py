@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from attar.prune.call import leaves
+from attar.prune.families import LAYER_NORMS
 from attar.prune.labels import Value
 from attar.prune.modules import all_modules
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
-from attar.prune.rules import leaves
 from attar.prune.surgery import Attributes
 
 WHOLE = re.compile(
@@ -171,7 +172,7 @@ def _bare_norms(places: NumberPlaces, left: torch.Tensor) -> Attributes:
         rewriter = Rewriter(walk, left)
         for node, anew in rewriter.alone(norms):
             call = walk.calls[node]
-            if call.name in ("layer_norm", "rms_norm"):
+            if call.name in LAYER_NORMS:
                 values: dict[str, Any] = {"normalized_shape": tuple(cast("Any", anew.args[1]))}
             elif call.name == "group_norm":
                 values = {"num_groups": anew.args[1], "num_channels": rewriter.length(call.args[0], 1)}

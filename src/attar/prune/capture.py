@@ -1,52 +1,26 @@
-"""Capture: the network as graphs of operations, once, in eval and in train mode (`torch.export`, before decomposition)."""
+"""Capture: the network as graphs of operations, once, in eval and in train mode: by a quick trace, or by `torch.export`."""
 
 from __future__ import annotations
 
-import copy
-import inspect
 import warnings
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_leaves, tree_map
 
-from attar.models import exporter_quiet, in_mode
+from attar.models import in_mode
 from attar.prune import trace
+from attar.prune.batch import batched
+from attar.prune.export import export
+from attar.prune.graph import CaptureError, Graph, numbers
 from attar.prune.modules import all_modules, named_tensors
+from attar.prune.traced_graph import Builder
+from attar.prune.undisturbed import answer_untouched, caches_apart, left_alone
 
 Example = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-
-
-class CaptureError(ValueError):
-    """The network cannot be turned into a graph; the message says what stood in the way."""
-
-
-@dataclass
-class Graph:
-    """One captured graph: its operations and what its inputs stand for."""
-
-    module: torch.fx.GraphModule
-    tensors: dict[str, str]
-    """Placeholder -> qualified name of the parameter or buffer in the network."""
-    constants: dict[str, torch.Tensor]
-    """Placeholder -> tensor that the code made when captured."""
-    inputs: tuple[str, ...]
-    """Placeholders of the example inputs, in the order of the flattened call."""
-    specs: tuple[Any, Any] = field(repr=False, default=(None, None))
-    """How arguments and outputs are flattened (pytree specs)."""
-    exported: bool = True
-    """Whether `torch.export` made it; a quick trace says as much of labels, and is shipped only where the export has the
-    example's batch written into it."""
-    asks: bool = False
-    """Whether the code asked if a tensor is true, so that only the way which the example takes was seen."""
-    numbers: list[Any] = field(repr=False, default_factory=list)
-    """Arguments that are written into it, `tensor` in the place of others; in the order of the flattened call."""
 
 
 @dataclass
@@ -80,62 +54,6 @@ def split_example(example: Example) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; also of a network that holds what its code computed last, as torch's older weight norm does.
-
-    Raises:
-        ValueError: something in it cannot be copied.
-    """
-    held = _tensors_in([vars(module) for module in model.modules()])
-    answers = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
-    try:
-        return copy.deepcopy(model, dict(answers))
-    except Exception as error:
-        told = " ".join(str(error).split())
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied, which proving a cut takes: {_uncopied(model, answers)}"
-            f"{type(error).__name__}: {told:.300}"
-        ) from None
-
-
-def _tensors_in(container: Any) -> list[torch.Tensor]:
-    """Those in nested lists, tuples, deques, sets and dictionaries, which may hold themselves."""
-    found: list[torch.Tensor] = []
-    waiting, seen = [container], set()
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        elif isinstance(item, list | tuple | dict | deque | set | frozenset) and id(item) not in seen:
-            seen.add(id(item))
-            waiting += item.values() if isinstance(item, dict) else item
-    return found
-
-
-def _uncopied(model: nn.Module, answers: dict[int, torch.Tensor]) -> str:
-    """The attribute that stops a copy, for a message; of the innermost module that has one."""
-    for path, module in reversed(all_modules(model).items()):
-        for name, value in vars(module).items():
-            if name == "_modules":
-                continue
-            try:
-                copy.deepcopy(value, dict(answers))
-            except Exception:
-                return f"attribute {name!r} of {path or 'the network'} ({type(value).__name__}) stands in the way; "
-    return ""
-
-
-@contextmanager
-def answer_untouched(model: nn.Module) -> Iterator[None]:
-    """Without the hooks on a module's answer: where its forward is a graph they are run all the same, once."""
-    hooks = model._forward_hooks.copy()
-    model._forward_hooks.clear()
-    try:
-        yield
-    finally:
-        model._forward_hooks.update(hooks)
-
-
 def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
     """Both graphs of the network. Parameters, buffers, modes and random state are as before.
 
@@ -147,7 +65,7 @@ def capture(model: nn.Module, example: Example, quick: bool = True) -> Captured:
     """
     call = split_example(example)
     _check_python(model)
-    sizes = [tuple(leaf.shape) for leaf in tree_leaves(call) if _batched(leaf)]
+    sizes = [tuple(leaf.shape) for leaf in tree_leaves(call) if batched(leaf)]
     if sizes and not any(size[0] for size in sizes):
         raise CaptureError(
             f"the example inputs hold no sample, but tensors of {sizes[0]}: give a batch of one at least"
@@ -177,7 +95,7 @@ def _check_runs(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) 
             f"{type(model).__name__} has parameters without a shape yet: run it once with the example inputs"
         )
     try:
-        with in_mode(model, False), torch.no_grad(), trace.caches_apart(model), trace.left_alone(model):
+        with in_mode(model, False), torch.no_grad(), caches_apart(model), left_alone(model):
             model(*call[0], **call[1])
     except Exception as error:
         told = " ".join(str(error).split())
@@ -194,11 +112,11 @@ def _captured(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
         except Exception:  # whatever it was, torch.export says it better, or can do it
             pass
     with in_mode(model, False):
-        evaluation = _export(model, arguments, keywords)
+        evaluation = export(model, arguments, keywords)
     training, problem = None, ""
     try:
         with in_mode(model, True):
-            training = _export(model, arguments, keywords)
+            training = export(model, arguments, keywords)
     except CaptureError as error:
         problem = str(error)
     return Captured(evaluation, training, _aliases(model), arguments, keywords, problem)
@@ -208,12 +126,8 @@ def widen(call: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...]
     """The call with a batch of two where it had one sample, so that the batch can be told from dimensions of size one."""
     leaves = [leaf for leaf in tree_leaves(call) if isinstance(leaf, torch.Tensor) and leaf.dim()]
     if leaves and all(leaf.shape[0] == 1 for leaf in leaves):
-        return tree_map(lambda leaf: torch.cat([leaf, leaf]) if _batched(leaf) else leaf, call)
+        return tree_map(lambda leaf: torch.cat([leaf, leaf]) if batched(leaf) else leaf, call)
     return call
-
-
-def _batched(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
 
 
 def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any], training: bool) -> Graph:
@@ -224,139 +138,12 @@ def _trace(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
         if longer is not None:
             (more, names), batch = longer
             frees = trace.compared(first, trace.run(model, more, names, places=False), batch)
-    builder = trace.Builder(first, frees, longer[1] if longer else 1)
+    builder = Builder(first, frees, longer[1] if longer else 1)
     module = builder.build(named_tensors(model))
     told = numbers(tree_leaves((arguments, keywords)))
     return Graph(
         module, builder.tensors, builder.constants, tuple(builder.inputs), first.specs, False, first.asks, told
     )
-
-
-def _export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
-    problems = []
-    random = torch.random.get_rng_state()
-    for dynamic in (True, False):
-        shapes = _dynamic(model.forward, arguments, keywords) if dynamic else None
-        try:
-            with exporter_quiet(), torch.no_grad(), trace.caches_apart(model):
-                program = torch.export.export(model, arguments, keywords, dynamic_shapes=shapes, strict=False)
-            return program_graph(program)
-        except Exception as error:
-            if "register a pytree" in str(error) and not model.training and _answer_known(model, arguments, keywords):
-                return _export(model, arguments, keywords)
-            problems.append(
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            )
-        finally:
-            torch.random.set_rng_state(random)
-    mode = "train" if model.training else "eval"
-    raise CaptureError(
-        f"{type(model).__name__} cannot be captured in {mode} mode ({problems[0]}); "
-        "torch.export must be able to follow its code with the example inputs"
-    )
-
-
-def _answer_known(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
-    """Tell torch of the dataclasses that the network answers with; whether there were any new ones."""
-    with torch.no_grad():
-        return trace.known_dataclasses(model(*arguments, **keywords))
-
-
-def batch_is_free(graph: Graph) -> bool:
-    """Whether the graph takes batches of any size."""
-    for node in graph.module.graph.nodes:
-        fake = node.meta.get("val")
-        if node.name in graph.inputs and isinstance(fake, torch.Tensor):
-            free = node.meta.get("free") or [any(map(is_free, fake.shape))]
-            if free[0]:
-                return True
-    return False
-
-
-def is_free(size: Any) -> bool:
-    """Whether a size of an exported graph may be another than the example's; code may have fixed one that was to be free."""
-    return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
-
-
-def _dynamic(forward: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """A free batch size where all tensors share their first dimension."""
-    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if _batched(leaf)]
-    if len({leaf.shape[0] for leaf in leaves}) != 1 or leaves[0].shape[0] < 2:
-        return None
-    spec = tree_map(lambda leaf: {0: torch.export.Dim.AUTO} if _batched(leaf) else None, (arguments, keywords))
-    if not keywords:
-        return spec[0]
-    return inspect.signature(forward).bind(*spec[0], **spec[1]).arguments
-
-
-def program_graph(program: Any) -> Graph:
-    """What attar needs of an exported program."""
-    tensors, constants, inputs = {}, {}, []
-    for spec in program.graph_signature.input_specs:
-        name = getattr(spec.arg, "name", "")
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            tensors[name] = spec.target
-        elif spec.kind == InputKind.CONSTANT_TENSOR:
-            constants[name] = program.constants[spec.target]
-        elif spec.kind == InputKind.USER_INPUT:
-            inputs.append(name)
-    module = inline(program.graph_module)
-    for node in reversed(module.graph.nodes):
-        if "_assert" in str(node.target) and not node.users:
-            module.graph.erase_node(node)
-    specs = (program.call_spec.in_spec, program.call_spec.out_spec)
-    return Graph(module, tensors, constants, tuple(inputs), specs, numbers=numbers(tree_leaves(program.example_inputs)))
-
-
-def numbers(leaves: list[Any]) -> list[Any]:
-    """The arguments of a call, `tensor` in the place of those that are tensors."""
-    return ["tensor" if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-
-
-def inline(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Regions that only switch a mode (no_grad, autocast, checkpointing) replaced by the operations inside them."""
-    wrapped = [node for node in module.graph.nodes if node.op == "call_function" and _wrapper(node) is not None]
-    if not wrapped:
-        return module
-    module = copy.copy(module)
-    for node in wrapped:
-        start = _wrapper(node)
-        assert start is not None
-        body = inline(getattr(module, node.args[start].target))
-        operands = node.args[start + 1 :]
-        places: dict[torch.fx.Node, Any] = dict(
-            zip([inner for inner in body.graph.nodes if inner.op == "placeholder"], operands)
-        )
-        with module.graph.inserting_before(node):
-            for inner in body.graph.nodes:
-                if inner.op == "call_function":
-                    places[inner] = module.graph.node_copy(inner, places.__getitem__)
-                elif inner.op == "output":
-                    results = tree_map(lambda old, places=places: places.get(old, old), inner.args[0])
-        _replace_items(node, results)
-        region = node.args[start]
-        module.graph.erase_node(node)
-        if not region.users:
-            module.graph.erase_node(region)
-    return module
-
-
-def _wrapper(node: torch.fx.Node) -> int | None:
-    """The place of the wrapped region among the arguments of a node that only wraps one, or None."""
-    if not str(getattr(node.target, "name", lambda: "")()).startswith(
-        ("wrap_with", "wrap_activation", "tag_activation")
-    ):
-        return None
-    return next((i for i, a in enumerate(node.args) if isinstance(a, torch.fx.Node) and a.op == "get_attr"), None)
-
-
-def _replace_items(node: torch.fx.Node, results: Any) -> None:
-    if isinstance(results, torch.fx.Node):
-        node.replace_all_uses_with(results)
-        return
-    for user in list(node.users):
-        user.replace_all_uses_with(results[user.args[1]])
-        user.graph.erase_node(user)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from attar.prune.batch import shared_batch
+from attar.prune.axes import Axes
 from attar.prune.capture import Captured, Example, capture
-from attar.prune.labels import Labels, Plane, Value
+from attar.prune.labels import Labels, Value
+from attar.prune.macs import mac_terms
 from attar.prune.modules import all_modules, named_tensors
-from attar.prune.propagate import Walk, multiply_accumulates, tensor_values
-from attar.prune.rules import Call, einsum_products
+from attar.prune.propagate import Walk, tensor_values
 from attar.prune.solve import Solution, solve
-from attar.prune.structure import Axis, Group, Member, Structure, Term
-from attar.prune.unruled import counted_macs
+from attar.prune.structure import Group, Member, Structure, Term
 
 POLICIES = ("normal", "strict")
 FOLLOWERS = ("batch_norm", "norm")
@@ -90,7 +89,7 @@ def couple_model(
     _protect(labels, by_alias, model, protect)
     walks = []
     for graph in captured.graphs:
-        walk = Walk(labels, by_alias, graph, policy == "strict", {})
+        walk = Walk(labels, by_alias, graph, policy == "strict")
         walk.run()
         walks.append(walk)
     _fix_unread(labels, values, captured)
@@ -183,12 +182,12 @@ def _assemble(
         )
         for i, (name, m, row, reason, note) in enumerate(zip(names, members, rows, reasons, notes))
     )
-    axes = _Axes(groups, label_group, label_unit)
+    axes = Axes(groups, label_group, label_unit)
     structure = Structure(
         groups,
         tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=True)),
         tuple(_tensor_terms(model, tensors, axes, starts, parameters_only=False)),
-        tuple(_mac_terms(walks[0], axes)),
+        tuple(mac_terms(walks[0], axes)),
         {name: first for name, first in captured.aliases.items() if name != first},
     )
     unknown = [f.reason for f in labels.fixed if "no rule" in f.reason or f.reason.startswith(UNREAD)]
@@ -242,31 +241,8 @@ def _first(producers: dict[int, list[tuple[str, int]]], units: list[int]) -> str
     return tensor if dim == 0 or tensor.rpartition(".")[2] != "weight" else f"{tensor}:{dim}"
 
 
-class _Axes:
-    """Lengths of dimensions as linear forms, each made once."""
-
-    def __init__(self, groups: Sequence[Group], group: np.ndarray, unit: np.ndarray) -> None:
-        self.groups, self.group, self.unit = groups, group, unit
-        self.made: dict[Any, Axis] = {}
-
-    def of(self, ids: np.ndarray) -> Axis:
-        """The axis of these labels."""
-        key = ids.tobytes()
-        if key not in self.made:
-            group, unit = self.group[ids], self.unit[ids]
-            counts = {
-                g: torch.from_numpy(np.bincount(unit[group == g], minlength=self.groups[g].size).astype(np.float64))
-                for g in np.unique(group[group >= 0]).tolist()
-            }
-            self.made[key] = Axis(float((group < 0).sum()), counts)
-        return self.made[key]
-
-    def plain(self, length: int) -> Axis:
-        return self.made.setdefault(length, Axis(float(length)))
-
-
 def _tensor_terms(
-    model: nn.Module, tensors: dict[str, torch.Tensor], axes: _Axes, starts: dict, parameters_only: bool
+    model: nn.Module, tensors: dict[str, torch.Tensor], axes: Axes, starts: dict, parameters_only: bool
 ) -> list[Term]:
     parameters = {id(p) for p in model.parameters()}
     saved = {id(t) for t in model.state_dict(keep_vars=True).values() if isinstance(t, torch.Tensor)}
@@ -284,46 +260,3 @@ def _tensor_terms(
         scale, dtype = (1.0, None) if parameters_only else (float(tensor.element_size()), tensor.dtype)
         terms.append(Term(name, scale, tuple(lengths), dtype))
     return terms
-
-
-def _mac_terms(walk: Walk, axes: _Axes) -> list[Term]:
-    """One term for each contraction of the eval graph, for one sample; what is done once for a batch counts whole.
-
-    Where inputs do not share their first dimension, nothing says what a sample is: the whole call is one.
-    """
-    found = [value for node, value in walk.values.items() if node.name in walk.graph.inputs]
-    inputs = [value for value in found if isinstance(value, Value) and value.shape]
-    batch = shared_batch(value.shape for value in inputs) or 1
-    known = any(value.free for value in inputs)  # else nothing tells which operations have a batch
-    terms = []
-    for node, call in walk.calls.items():
-        once = known and not any([*call.frees, *(value.free for value in call.values)])
-        total = multiply_accumulates(call) or (0 if call.ruled else counted_macs(node))
-        total /= 1 if once else batch
-        for share, planes in (_contracted(call) or [(1.0, [])]) if total else []:
-            lengths = [axes.of(plane.ids.reshape(-1).numpy()) for plane in planes]
-            whole = np.prod([plane.ids.numel() for plane in planes]) if planes else 1
-            terms.append(Term(node.name, total * share / float(whole), tuple(lengths)))
-    return terms
-
-
-def _contracted(call: Call) -> list[tuple[float, list[Plane]]]:
-    """For each contraction in a call: its share of the work, and the planes whose lengths multiply."""
-    if call.name == "scaled_dot_product_attention":
-        query, _, value = call.args[:3]
-        inner, outer = query.shape[-1], value.shape[-1]
-        first = [p for p in query.planes if p.cut == len(query.shape) - 1]
-        second = [p for p in value.planes if p.cut == len(value.shape) - 1]
-        return [(inner / (inner + outer), first), (outer / (inner + outer), second)]
-    if call.name == "einsum":
-        total = multiply_accumulates(call)
-        return [(count / total, planes) for count, planes in einsum_products(call)]
-    if call.name in ("matmul", "bmm", "mm", "mv", "addmm", "baddbmm"):
-        first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv") else call.args[1:3]
-        extra = [p for p in second.planes if p.cut == len(second.shape) - 1 and len(second.shape) > 1]
-        return [(1.0, [*first.planes, *extra])]
-    if len(call.values) > 1 and multiply_accumulates(call):
-        value, weight = call.args[:2]
-        channels = len(value.shape) - 1 if call.name == "linear" else len(value.shape) - len(weight.shape) + 1
-        return [(1.0, [*weight.planes, *(p for p in value.planes if p.cut != channels)])]
-    return []

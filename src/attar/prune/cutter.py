@@ -14,8 +14,9 @@ from torch import nn
 from attar.models import in_mode
 from attar.prune.answers import TOLERANCE, double_precision
 from attar.prune.attributes import NumberPlaces, Used, joined, mended_attributes, numbers_by_use, part_paths
-from attar.prune.capture import Example, batch_is_free
+from attar.prune.capture import Example
 from attar.prune.coupling import couple_model
+from attar.prune.graph import batch_is_free
 from attar.prune.modules import named_tensors
 from attar.prune.parts import as_captured, capture_parts
 from attar.prune.proof import Proof, ProofError

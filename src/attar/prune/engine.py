@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from attar.prune.allocation import BudgetError, choose, find_allocation, smallest
-from attar.prune.capture import Example, copied
+from attar.prune.capture import Example
 from attar.prune.cost import COUNTED, CostModel
 from attar.prune.cutter import Cutter
 from attar.prune.importance import Context, Importance, find_importance, score
@@ -23,6 +23,7 @@ from attar.prune.saved import saved_bytes
 from attar.prune.shrink import check_kept, kept_indices, merged_masks, shrunk
 from attar.prune.structure import Group, Kept
 from attar.prune.surgery import Indices
+from attar.prune.undisturbed import copied
 from attar.prune.ways import Way, WayError, first_that_works
 from attar.recipe.budget import Budget, absolute, as_budget
 

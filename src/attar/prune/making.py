@@ -7,31 +7,10 @@ from typing import Any
 
 import torch
 
+from attar.prune.call import Call
 from attar.prune.labels import Labels, Plane, Value, aligned, normalised
 from attar.prune.movement import move
-from attar.prune.rules import Call, unknown
-
-MAKERS = frozenset(
-    [
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "rand",
-        "randn",
-        "new_zeros",
-        "new_ones",
-        "new_full",
-        "new_empty",
-        "empty_strided",
-        "new_empty_strided",
-        "eye",
-        "scalar_tensor",
-    ]
-)
-LIKES = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "randint_like"]
-)
+from attar.prune.rules import unknown
 
 
 def fresh_planes(labels: Labels, shape: tuple[int, ...], free: frozenset[int]) -> tuple[Plane, ...]:

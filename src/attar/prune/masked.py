@@ -10,13 +10,11 @@ from typing import Any
 
 import torch
 
+from attar.prune.call import Call
+from attar.prune.families import LAYER_NORMS, MOVES, REDUCTIONS, SOFTMAXES
 from attar.prune.labels import Plane, Value
-from attar.prune.movement import MOVES
 from attar.prune.propagate import Walk
-from attar.prune.rules import REDUCTIONS, Call, by_batch, reduced
-
-SOFT = frozenset({"softmax", "log_softmax", "_softmax", "_log_softmax"})
-NORMS = frozenset({"layer_norm", "rms_norm"})
+from attar.prune.rules import by_batch, reduced
 
 
 class Masked(torch.fx.Interpreter):
@@ -94,9 +92,9 @@ class Masked(torch.fx.Interpreter):
         value = call.args[0] if call.args and isinstance(call.args[0], Value) else None
         if value is None:
             return None
-        if call.name in SOFT:
+        if call.name in SOFTMAXES:
             return self._within(value, [call.get(1, "dim") % len(value.shape)], args, kwargs, node, back=True)
-        if call.name in NORMS:
+        if call.name in LAYER_NORMS:
             return self._layer_norm(value, call, args, kwargs, node)
         if call.name == "group_norm" and value.shape[1] > call.args[1]:
             return self._group_norm(value, call, args, kwargs, node)

@@ -10,58 +10,6 @@ import torch
 
 from attar.prune.labels import Labels, Plane, Shape, Value, compressed, normalised
 
-MOVES = frozenset(
-    [
-        "view",
-        "_unsafe_view",
-        "reshape",
-        "view_as",
-        "reshape_as",
-        "permute",
-        "transpose",
-        "t",
-        "numpy_T",
-        "mT",
-        "movedim",
-        "moveaxis",
-        "swapaxes",
-        "swapdims",
-        "squeeze",
-        "unsqueeze",
-        "flatten",
-        "unflatten",
-        "slice",
-        "select",
-        "narrow",
-        "split",
-        "split_with_sizes",
-        "chunk",
-        "tensor_split",
-        "unbind",
-        "flip",
-        "roll",
-        "rot90",
-        "unfold",
-        "diagonal",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "channel_shuffle",
-        "native_channel_shuffle",
-        "repeat_interleave",
-        "tile",
-        "repeat",
-        "adjoint",
-        "unsafe_split",
-        "unsafe_chunk",
-        "unsafe_split_with_sizes",
-        "split_copy",
-        "unbind_copy",
-    ]
-)
-"""aten operations by name, without overload: each output element is one input element."""
-
-EQUAL_PARTS = frozenset({"split", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk", "split_with_sizes"})
-
 
 def move(
     labels: Labels,

@@ -16,20 +16,15 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from attar.models import exporter_quiet, in_mode
-from attar.prune.capture import (
-    Captured,
-    Graph,
-    answer_untouched,
-    copied,
-    is_free,
-    numbers,
-    program_graph,
-)
+from attar.prune.capture import Captured
+from attar.prune.export import program_graph
+from attar.prune.graph import Graph, is_free, numbers
 from attar.prune.modules import named_tensors
-from attar.prune.propagate import Walk, hints, modules_around, operation_name
+from attar.prune.nodes import hints, modules_around, operation_name
+from attar.prune.propagate import Walk
 from attar.prune.shipped import Running, run_again, unship
 from attar.prune.surgery import Attributes, set_attributes
-from attar.prune.trace import caches_apart
+from attar.prune.undisturbed import answer_untouched, caches_apart, copied
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -128,7 +123,7 @@ def _labelled(graph: Graph, nodes: list[torch.fx.Node], whole: Walk) -> Walk | N
     mine = [node for node in graph.module.graph.nodes if _computes(node)]
     if [_seen(node) for node in mine] != [_seen(node) for node in nodes]:
         return None
-    walk = Walk(whole.labels, {}, graph, False, {})
+    walk = Walk(whole.labels, {}, graph, False)
     for own, node in zip(mine, nodes):
         walk.values[own], walk.calls[own] = whole.values[node], whole.calls[node]
     return walk

@@ -14,13 +14,13 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from attar.prune.answers import TOLERANCE, largest_change, not_finite, output, relative_error, same_shapes
-from attar.prune.capture import copied
 from attar.prune.coupling import Coupled
 from attar.prune.masked import Masked, spread
 from attar.prune.modules import named_tensors
 from attar.prune.questions import QUESTIONS, Question, random_call, tables_read
 from attar.prune.scales import Factors, multiply_rows
 from attar.prune.structure import Kept
+from attar.prune.undisturbed import copied
 
 ROUNDING = 1e-14
 """Relative change of weights that tells whether an answer in train mode can be compared: much more than rounding makes."""

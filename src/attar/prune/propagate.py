@@ -2,160 +2,44 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from attar.prune import making, rules
-from attar.prune.capture import CaptureError, Graph, is_free
-from attar.prune.labels import Labels, Plane, Value, hint, pointwise
-from attar.prune.movement import EQUAL_PARTS, MOVES, balance_parts, move
-from attar.prune.rules import Call, Rule
-
-SAME = frozenset(
-    [
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "native_dropout",
-        "contiguous",
-        "clone",
-        "to",
-        "_to_copy",
-        "type_as",
-        "detach",
-        "alias",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "relu6",
-        "hardswish",
-        "hardsigmoid",
-        "selu",
-        "celu",
-        "mish",
-        "log_sigmoid",
-        "masked_fill",
-        "masked_scatter",
-        "copy",
-        "where",
-        "rsub",
-        "clamp",
-        "clamp_min",
-        "clamp_max",
-        "threshold",
-        "nan_to_num",
-        "bernoulli",
-        "fill",
-        "zero",
-        "uniform",
-        "normal",
-        "positive",
-        "requires_grad",
-        "true_divide",
-        "multiply",
-        "subtract",
-        "divide",
-        "absolute",
-        "arctan2",
-        "float_power",
-        "softsign",
-        "type",
-        "logaddexp",
-        "isfinite",
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "cpu",
-        "cuda",
-    ]
-)
-"""Operations that work element by element though torch does not tag them so."""
-
-RANDOM = frozenset(
-    [
-        "rand",
-        "randn",
-        "randint",
-        "bernoulli",
-        "uniform",
-        "normal",
-        "randperm",
-        "dropout",
-        "rand_like",
-        "randn_like",
-        "empty",
-    ]
-)
-
-OF_TWO = {"aten::max": "maximum", "aten::min": "minimum"}
-"""Reductions that work element by element where they are given two tensors."""
-
-WITH_PLACES = frozenset({"max", "min", "median"})
-"""Reductions whose second result says where the first was found."""
+from attar.prune import contractions, families, making, rules
+from attar.prune.call import Call, Rule
+from attar.prune.graph import CaptureError, Graph
+from attar.prune.labels import Labels, Plane, Value, pointwise
+from attar.prune.movement import balance_parts, move
+from attar.prune.nodes import described, number, operation_name, place, sized_by_data
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("linear",), rules.linear),
-    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "baddbmm", "mv"), rules.matmul),
-    "einsum": rules.einsum,
-    **dict.fromkeys(
-        ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"],
-        rules.convolution,
-    ),
+    **dict.fromkeys(("linear",), contractions.linear),
+    **dict.fromkeys(families.PRODUCTS | families.ADDED_PRODUCTS, contractions.matmul),
+    "einsum": contractions.einsum,
+    **dict.fromkeys(families.CONVOLUTIONS | families.TRANSPOSED | {"convolution"}, contractions.convolution),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_functional"], rules.batch_norm),
-    **dict.fromkeys(("layer_norm", "rms_norm"), rules.layer_norm),
+    **dict.fromkeys(families.LAYER_NORMS, rules.layer_norm),
     **dict.fromkeys(("group_norm",), rules.group_norm),
     "im2col": rules.unfolded,
     "col2im": rules.folded,
     "instance_norm": rules.instance_norm,
-    **dict.fromkeys(("softmax", "log_softmax", "_softmax", "_log_softmax"), rules.softmax),
-    **dict.fromkeys(rules.REDUCTIONS, rules.reduction),
+    **dict.fromkeys(families.SOFTMAXES, rules.softmax),
+    **dict.fromkeys(families.REDUCTIONS, rules.reduction),
     **dict.fromkeys(("argmax", "argmin"), rules.places),
-    "scaled_dot_product_attention": rules.attention,
+    "scaled_dot_product_attention": contractions.attention,
     "embedding": rules.embedding,
-    **dict.fromkeys(["topk", "sort", "argsort", "cumsum", "cumprod", "cummax", "logcumsumexp"], rules.along),
-    **dict.fromkeys(
-        [
-            "max_pool1d",
-            "max_pool2d",
-            "max_pool3d",
-            "avg_pool1d",
-            "avg_pool2d",
-            "avg_pool3d",
-            "adaptive_avg_pool1d",
-            "adaptive_avg_pool2d",
-            "adaptive_avg_pool3d",
-            "adaptive_max_pool1d",
-            "adaptive_max_pool2d",
-            "adaptive_max_pool3d",
-            "max_pool2d_with_indices",
-            "upsample_nearest1d",
-            "upsample_nearest2d",
-            "upsample_nearest3d",
-            "_upsample_nearest_exact1d",
-            "_upsample_nearest_exact2d",
-            "_upsample_nearest_exact3d",
-            "upsample_bilinear2d",
-            "upsample_bicubic2d",
-            "_upsample_bilinear2d_aa",
-            "_upsample_bicubic2d_aa",
-            "upsample_linear1d",
-            "upsample_trilinear3d",
-        ],
-        rules.spatial,
-    ),
-    **dict.fromkeys(making.MAKERS, making.maker),
-    **dict.fromkeys(making.LIKES, making.like),
+    **dict.fromkeys(families.ALONG, rules.along),
+    **dict.fromkeys(families.SPATIAL, rules.spatial),
+    **dict.fromkeys(families.MAKERS, making.maker),
+    **dict.fromkeys(families.LIKES, making.like),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), making.expand),
     "repeat": making.repeat,
     "cat": making.cat,
     "concat": making.cat,
     "stack": making.stack,
-    "pad": making.pad,
-    "constant_pad_nd": making.pad,
+    **dict.fromkeys(families.PADS, making.pad),
     **dict.fromkeys(("index", "index_select"), making.index),
 }
 
@@ -163,8 +47,8 @@ RULES: dict[str, Rule] = {
 class Walk:
     """Labels of one graph. `values` holds a `Value`, a list of them, or a number for every node."""
 
-    def __init__(self, labels: Labels, tensors: dict[str, Value], graph: Graph, strict: bool, prefer: dict[str, int]):
-        self.labels, self.tensors, self.graph, self.strict, self.prefer = labels, tensors, graph, strict, prefer
+    def __init__(self, labels: Labels, tensors: dict[str, Value], graph: Graph, strict: bool):
+        self.labels, self.tensors, self.graph, self.strict = labels, tensors, graph, strict
         self.values: dict[torch.fx.Node, Any] = {}
         self.calls: dict[torch.fx.Node, Call] = {}
 
@@ -210,7 +94,7 @@ class Walk:
         args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
         if getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], list):
             source = self.calls.get(node.all_input_nodes[0])
-            if source is not None and source.name in WITH_PLACES and args[1] and node.users:
+            if source is not None and source.name in families.WITH_PLACES and args[1] and node.users:
                 rules.picked_places(self.labels, source)
             return args[0][args[1]]
         results = [f for f in (fake if isinstance(fake, list | tuple) else [fake]) if isinstance(f, torch.Tensor)]
@@ -225,7 +109,6 @@ class Walk:
             list(shapes),
             list(frees),
             self.strict,
-            self.prefer.get(node.name),
         )
         self.calls[node] = call
         if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:  # type: ignore[union-attr]
@@ -241,7 +124,7 @@ class Walk:
     def _written(self, node: torch.fx.Node) -> None:
         """Units written into at every second place or so stay: a cut leaves no view of them that could be written into."""
         view = node.args[0]
-        while isinstance(view, torch.fx.Node) and view in self.calls and self.calls[view].name in MOVES:
+        while isinstance(view, torch.fx.Node) and view in self.calls and self.calls[view].name in families.MOVES:
             call, value = self.calls[view], self.calls[view].args[0]
             if call.name == "slice" and call.get(4, "step", 1) > 1:
                 plane = value.plane(call.get(1, "dim", 0) % len(value.shape))
@@ -261,9 +144,13 @@ class Walk:
     def _known(self, call: Call, fakes: list[torch.Tensor]) -> Any:
         """The result itself where nothing but constants goes in; floating constants made here are left to the rules."""
         values = call.values
-        if call.name in RANDOM or any(value.known is None for value in values) or sum(f.numel() for f in fakes) > 2**22:
+        if (
+            call.name in families.RANDOM
+            or any(value.known is None for value in values)
+            or sum(f.numel() for f in fakes) > 2**22
+        ):
             return None
-        if not values and call.name in making.MAKERS and fakes[0].dtype.is_floating_point:
+        if not values and call.name in families.MAKERS and fakes[0].dtype.is_floating_point:
             return None
         kwargs = {key: item for key, item in call.kwargs.items() if key not in ("device", "pin_memory")}
         real = call.target(*_real(call.args), **_real(kwargs))
@@ -278,7 +165,7 @@ def apply(labels: Labels, call: Call) -> Any:
         return making.maker(labels, call)
     if call.name in RULES:
         return RULES[call.name](labels, call)
-    if call.name in MOVES and isinstance(call.args[0], Value) and len(call.values) == 1:
+    if call.name in families.MOVES and isinstance(call.args[0], Value) and len(call.values) == 1:
         return _moved(labels, call)
     if call.name in ("view_as", "reshape_as"):
         return move(labels, call.args[0], lambda t: t.reshape(call.shape), call.shapes, call.frees)[0]
@@ -303,8 +190,8 @@ def _moved(labels: Labels, call: Call) -> Any:
         return _shuffled(labels, value, call)
     if call.name == "pixel_shuffle":
         value = _whole_pixels(labels, value, rest[0] ** 2)
-    found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees, call.prefer)
-    if call.name in EQUAL_PARTS:
+    found = move(labels, value, lambda t: target(t, *rest, **call.kwargs), call.shapes, call.frees)
+    if call.name in families.EQUAL_PARTS:
         balance_parts(labels, found, call.get(2, "dim", 0))
     many = "List" in str(call.target._schema.returns[0].type)
     return found if many else found[0]
@@ -343,64 +230,10 @@ def _whole_pixels(labels: Labels, value: Value, parts: int) -> Value:
 
 
 def is_pointwise(call: Call) -> bool:
-    if call.name in SAME or torch.Tag.pointwise in getattr(call.target, "tags", ()):
+    if call.name in families.SAME or torch.Tag.pointwise in getattr(call.target, "tags", ()):
         return True
     packet = getattr(torch.ops.aten, call.name, None)
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads())
-
-
-def operation_name(target: Any) -> str:
-    """`aten.add_.Tensor` -> `add`; operations of other libraries keep their full name."""
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        return str(getattr(target, "__name__", target))
-    if schema.overload_name == "other" and schema.name in OF_TWO:
-        return OF_TWO[schema.name]
-    library, _, name = schema.name.partition("::")
-    return name.rstrip("_") if library == "aten" else schema.name
-
-
-def modules_around(node: torch.fx.Node) -> list[str]:
-    """Paths of the modules whose code calls this operation, from the outside in."""
-    return [str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-
-
-def place(node: torch.fx.Node) -> str:
-    """`conv2d in layer1.0.conv1`: an operation and the module whose code calls it."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((str(p) for p, _ in reversed(list(stack.values())) if not str(p).startswith("_empty")), "")
-    name = operation_name(node.target) if node.op == "call_function" else node.name
-    return f"{name} in {path}" if path else name
-
-
-def described(fake: torch.Tensor, free: frozenset[int] | None = None) -> tuple[tuple[int, ...], frozenset[int]]:
-    """Sizes as numbers, and which of them are free, unless that is known: those that `torch.export` gave no number."""
-    if free is not None:
-        return tuple(fake.shape), free
-    free = frozenset(d for d, size in enumerate(fake.shape) if is_free(size))
-    return tuple(hint(size) for size in fake.shape), free
-
-
-def hints(fake: Any) -> list[tuple[int, ...]]:
-    """Sizes, as the example has them, of all tensors that an operation gives."""
-    results = fake if isinstance(fake, list | tuple) else [fake]
-    return [tuple(hint(size) for size in f.shape) for f in results if isinstance(f, torch.Tensor)]
-
-
-def sized_by_data(fake: Any) -> bool:
-    """Whether a tensor has a size of which the example says nothing, as it is counted while the network runs."""
-    results = fake if isinstance(fake, list | tuple) else [fake]
-    sizes = [size for f in results if isinstance(f, torch.Tensor) for size in f.shape]
-    return any(isinstance(size, torch.SymInt) and size.node.hint is None for size in sizes)
-
-
-def number(fake: Any) -> Any:
-    """A size or flag computed by the graph, as the example has it."""
-    if isinstance(fake, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return fake.node.hint
-    if isinstance(fake, list | tuple):
-        return [number(item) for item in fake]
-    return fake
 
 
 def _real(tree: Any) -> Any:
@@ -428,21 +261,3 @@ def tensor_values(labels: Labels, tensors: dict[str, torch.Tensor]) -> dict[str,
                 planes.append(Plane(ids.view([-1 if d == dim else 1 for d in range(len(shape))]), dim))
         values[name] = Value(shape, tuple(planes), source=frozenset({name}))
     return values
-
-
-def multiply_accumulates(call: Call) -> float:
-    """Multiply-accumulates of a contraction in a call with `batch` samples as captured, or 0."""
-    if call.name in ("linear", "conv1d", "conv2d", "conv3d", "convolution"):
-        return math.prod(call.shape) * math.prod(call.args[1].shape[1:])
-    if call.name.startswith("conv_transpose"):
-        return math.prod(call.args[0].shape) * math.prod(call.args[1].shape[1:])
-    if call.name in ("matmul", "bmm", "mm", "mv"):
-        return math.prod(call.shape) * call.args[0].shape[-1]
-    if call.name in ("addmm", "baddbmm"):
-        return math.prod(call.shape) * call.args[1].shape[-1]
-    if call.name == "einsum":
-        return sum(count for count, _ in rules.einsum_products(call))
-    if call.name == "scaled_dot_product_attention":
-        scores = math.prod(call.args[0].shape[:-1]) * call.args[1].shape[-2]
-        return scores * (call.args[0].shape[-1] + call.args[2].shape[-1])
-    return 0.0

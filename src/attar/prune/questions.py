@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from attar.prune.capture import Graph
-from attar.prune.movement import MOVES
-from attar.prune.propagate import operation_name
+from attar.prune.families import MOVES
+from attar.prune.graph import Graph
+from attar.prune.nodes import operation_name
 
 
 @dataclass(frozen=True)

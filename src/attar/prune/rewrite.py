@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import torch
 
+from attar.prune.call import Call
+from attar.prune.families import CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES, TRANSPOSED
 from attar.prune.labels import Plane, Value
-from attar.prune.making import MAKERS
-from attar.prune.movement import EQUAL_PARTS, MOVES
-from attar.prune.propagate import Walk, place
-from attar.prune.rules import Call
+from attar.prune.nodes import place
+from attar.prune.propagate import Walk
 
 aten = torch.ops.aten
 
@@ -134,9 +134,9 @@ class Rewriter:
                 for number, size in enumerate(args[2])
             ]
             copy.args = tuple(args)
-        elif name in ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"):
+        elif name in CONVOLUTIONS | TRANSPOSED:
             self._convolution(copy, call)
-        elif name in ("layer_norm", "rms_norm"):
+        elif name in LAYER_NORMS:
             start = len(out.shape) - len(args[1])
             args[1] = [self.length(out, start + number) for number in range(len(args[1]))]
             copy.args = tuple(args)
@@ -147,7 +147,7 @@ class Rewriter:
         elif name == "scaled_dot_product_attention":
             if call.kwargs.get("scale") is None:
                 copy.kwargs = {**copy.kwargs, "scale": 1 / math.sqrt(call.args[0].shape[-1])}
-        elif name in ("pad", "constant_pad_nd"):
+        elif name in PADS:
             self._pad(node, copy, call)
         elif name in MOVES:
             self._moved(node, copy, call, out)
@@ -220,7 +220,7 @@ class Rewriter:
                 equal = len(set(sizes)) == 1
                 copy.target = aten.split.Tensor if equal else aten.split_with_sizes.default
                 copy.args, copy.kwargs = (copy.args[0], sizes[0] if equal else sizes, dim), {}
-        elif name in ("slice", "narrow"):
+        elif name in SLICES:
             if self.lost(value, call.get(1, "dim", 0) % rank):
                 self._picked(copy, call, value, call.get(1, "dim", 0) % rank)
         elif name == "roll":

@@ -1,64 +1,19 @@
-"""What the dozen or so computing operations do to labels. Data movement is in `movement.py`, element-by-element in `labels.py`.
+"""What operations do to labels: norms, softmax, reductions, windows, embeddings, and those that attar has no rule for.
 
-A rule takes (Labels, Call) and gives the labels of the result. An operation without a rule fixes what it reads.
+Contractions are in `contractions.py`, what makes values or puts them together in `making.py`, data movement in `movement.py`, and
+element by element in `labels.py`. An operation without a rule fixes what it reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
-from attar.prune.labels import Labels, Plane, Shape, Value, contract, normalised, pointwise
+from attar.prune.call import Call
+from attar.prune.families import ORDERED
+from attar.prune.labels import Labels, Plane, Value, normalised, pointwise
 from attar.prune.movement import move
-
-
-@dataclass
-class Call:
-    """One operation of the graph with its arguments: tensors as values, sizes as numbers."""
-
-    name: str
-    """The operation without overload and in-place mark, e.g. `conv2d`."""
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    shapes: list[Shape]
-    frees: list[frozenset[int]]
-    strict: bool
-    prefer: int | None = None
-    ruled: bool = True
-    """Whether attar has a rule for it; without one, all units that go in stay."""
-
-    def get(self, place: int, name: str, default: Any = None) -> Any:
-        """An argument by position or name."""
-        return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
-
-    @property
-    def shape(self) -> Shape:
-        return self.shapes[0]
-
-    @property
-    def free(self) -> frozenset[int]:
-        return self.frees[0]
-
-    @cached_property
-    def values(self) -> list[Value]:
-        """All tensors among the arguments."""
-        return [v for v in leaves((self.args, self.kwargs)) if isinstance(v, Value)]
-
-
-Rule = Callable[[Labels, Call], Any]
-
-
-def leaves(tree: Any) -> list[Any]:
-    """What lists, tuples and mappings of an operation's arguments hold, in order."""
-    if isinstance(tree, list | tuple):
-        return [leaf for item in tree for leaf in leaves(item)]
-    if isinstance(tree, dict):
-        return [leaf for item in tree.values() for leaf in leaves(item)]
-    return [tree]
 
 
 def vector(labels: Labels, value: Value | None, dim: int, rank: int, kind: str, produces: bool = False) -> Value | None:
@@ -77,166 +32,7 @@ def combined(labels: Labels, value: Value, others: Sequence[Value | None]) -> Va
     return pointwise(labels, [value, *[other for other in others if other is not None]], value.shape, value.free)
 
 
-def linear(labels: Labels, call: Call) -> Value:
-    value, weight = call.args[:2]
-    bias = call.get(2, "bias")
-    lead = "abcdefgh"[: len(value.shape) - 1]
-    out = "o" if len(weight.shape) == 2 else ""
-    result = contract(labels, [(value, lead + "i"), (weight, out + "i")], lead + out, call.shape, call.free, "linear")
-    return combined(labels, result, [vector(labels, bias, len(result.shape) - 1, len(result.shape), "linear")])
-
-
-def matmul(labels: Labels, call: Call) -> Value:
-    first, second = call.args[-2:] if call.name in ("matmul", "bmm", "mm", "mv", "dot") else call.args[1:3]
-    depth = max(len(first.shape), len(second.shape)) - 2
-    lead = "abcdefgh"[: max(depth, 0)]
-
-    def names(value: Value, own: str) -> str:
-        rank = len(value.shape)
-        return "k" if rank == 1 else lead[len(lead) - (rank - 2) :] + own
-
-    left, right = names(first, "mk"), names(second, "kn")
-    out = lead + ("m" if len(first.shape) > 1 else "") + ("n" if len(second.shape) > 1 else "")
-    result = contract(labels, [(first, left), (second, right)], out, call.shape, call.free, "linear")
-    if call.name in ("addmm", "baddbmm", "addbmm"):
-        return pointwise(labels, [result, call.args[0]], call.shape, call.free)
-    return result
-
-
-def einsum_letters(call: Call) -> tuple[list[str], str]:
-    """A letter for each dimension of each operand, and of the result."""
-    equation, operands = call.args[0].replace(" ", ""), list(call.args[1])
-    left, _, right = equation.partition("->")
-    inputs = left.split(",")
-    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c not in equation]
-    depths = [len(v.shape) - len(names.replace("...", "")) for v, names in zip(operands, inputs)]
-    dots = "".join(spare[: max(depths, default=0)])
-    inputs = [names.replace("...", dots[len(dots) - depth :] if depth else "") for names, depth in zip(inputs, depths)]
-    if "->" not in equation:
-        joined = "".join(inputs)
-        right = dots + "".join(sorted(c for c in set(joined) - set(dots) if joined.count(c) == 1))
-    return inputs, right.replace("...", dots)
-
-
-def einsum(labels: Labels, call: Call) -> Value:
-    inputs, right = einsum_letters(call)
-    if any(len(set(names)) < len(names) for names in inputs):
-        return unknown(labels, call)
-    return contract(labels, list(zip(call.args[1], inputs)), right, call.shape, call.free, "linear")
-
-
-def einsum_products(call: Call) -> list[tuple[int, list[Plane]]]:
-    """Of the matrix products that an einsum is, from left to right: multiply-accumulates, and the planes of their letters."""
-    inputs, right = einsum_letters(call)
-    sizes: dict[str, int] = {}
-    planes: dict[str, Plane] = {}
-    for value, names in zip(call.args[1], inputs):
-        for letter, size in zip(names, value.shape):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-        for plane in value.planes:
-            planes.setdefault(names[plane.cut], plane)
-    found, letters = [], set(inputs[0])
-    for number, names in enumerate(inputs[1:], 2):
-        letters |= set(names)
-        found.append((math.prod(sizes[n] for n in letters), [planes[n] for n in sorted(letters) if n in planes]))
-        letters &= set(right).union(*inputs[number:])
-    return found
-
-
-def convolution(labels: Labels, call: Call) -> Value:
-    transposed = "transpose" in call.name or (call.name == "convolution" and bool(call.args[6]))
-    value, weight = call.args[:2]
-    bias = call.get(2, "bias")
-    place = 8 if call.name == "convolution" else 6
-    groups = call.get(place, "groups", 1)
-    if not isinstance(groups, int) or (groups > 1 and weight.free):
-        return unknown(labels, call)  # every sample has a kernel of its own, and is a group
-    spatial = len(weight.shape) - 2
-    batch = len(value.shape) - spatial - 1
-    value = _whole_places(labels, call, value, batch + 1, _still(call))
-    for plane in weight.planes:
-        if plane.cut >= 2:
-            labels.fix(plane.ids, "is a place of a kernel")
-    first, second = weight.shape[0] // groups, weight.shape[1]
-    one = first if transposed else second
-    if transposed and groups > 1 and first == 1 and second > 1:
-        weight = _whole_multiplier(labels, weight)
-    lead, places, kernel = "n"[:batch], "xyz"[:spatial], "uvw"[:spatial]
-    names = "gco" if transposed else "goc"
-    if groups > 1:
-        split = (*value.shape[:batch], groups, value.shape[batch] // groups, *value.shape[batch + 1 :])
-        value = move(labels, value, lambda t: t.reshape(split), [split], [value.free])[0]
-        parts = (groups, first, second, *weight.shape[2:])
-        weight = move(labels, weight, lambda t: t.reshape(parts), [parts], [frozenset()], 0 if one == 1 else None)[0]
-        out = (*value.shape[:batch], groups, second if transposed else first, *call.shape[batch + 1 :])
-        result = contract(
-            labels,
-            [(value, lead + "gc" + places), (weight, names + kernel)],
-            lead + "go" + places,
-            out,
-            call.free,
-            "conv",
-        )
-        result = move(labels, result, lambda t: t.reshape(call.shape), [call.shape], [call.free])[0]
-    else:
-        result = contract(
-            labels,
-            [(value, lead + "c" + places), (weight, names[1:] + kernel)],
-            lead + "o" + places,
-            call.shape,
-            call.free,
-            "conv",
-        )
-    return combined(labels, result, [vector(labels, bias, batch, len(call.shape), "conv")])
-
-
-def _whole_multiplier(labels: Labels, weight: Value) -> Value:
-    """A depthwise transposed kernel (C, M, ...) that makes M channels of each: these go with the one that they are made of."""
-    for plane in weight.planes:
-        if plane.cut == 1:
-            labels.fix(plane.ids, "counts the channels made of each")
-    return Value(weight.shape, tuple(p for p in weight.planes if p.cut != 1), weight.free, weight.source)
-
-
-def unfolded(labels: Labels, call: Call) -> Value:
-    """Windows as columns, (N, C, H, W) -> (N, C x window, windows): a channel has a run of rows."""
-    value = call.args[0]
-    if len(value.shape) != 4:
-        return unknown(labels, call)
-    value = _whole_places(labels, call, value, 2)
-    window = math.prod(call.args[1])
-    planes = [Plane(p.ids[..., 0].repeat_interleave(window, 1), 1) for p in value.planes if p.cut == 1]
-    return Value(call.shape, normalised(labels, planes), call.free)
-
-
-def folded(labels: Labels, call: Call) -> Value:
-    """The inverse of `unfolded`, where windows meet their sum."""
-    value = call.args[0]
-    if len(value.shape) != 3:
-        return unknown(labels, call)
-    value = _whole_places(labels, call, value, 2)
-    window, planes = math.prod(call.args[2]), []
-    for plane in value.planes:
-        if plane.cut == 1:
-            ids = labels.unite_along(plane.ids.reshape(len(plane.ids), -1, window), (2,))
-            planes.append(Plane(ids[..., None], 1))
-    return Value(call.shape, normalised(labels, planes), call.free)
-
-
-def _still(call: Call) -> list[int]:
-    """Of a convolution's spatial dimensions, those that its kernel, one long, does not slide over: it works place by place."""
-    if call.name not in ("conv1d", "conv2d", "conv3d"):
-        return []
-    stride, padding = call.get(3, "stride", [1]), call.get(4, "padding", [0])
-    padding = [0] if isinstance(padding, str) else padding
-    return [
-        dim
-        for dim, size in enumerate(call.args[1].shape[2:])
-        if size == 1 and stride[dim % len(stride)] == 1 and padding[dim % len(padding)] == 0
-    ]
-
-
-def _whole_places(labels: Labels, call: Call, value: Value, start: int, still: Sequence[int] = ()) -> Value:
+def whole_places(labels: Labels, call: Call, value: Value, start: int, still: Sequence[int] = ()) -> Value:
     """Units cannot be cut along the dimensions that a kernel slides over, nor change along them.
 
     Args:
@@ -260,12 +56,37 @@ def _whole_places(labels: Labels, call: Call, value: Value, start: int, still: S
     return Value(value.shape, tuple(planes), value.free, value.source)
 
 
+def unfolded(labels: Labels, call: Call) -> Value:
+    """Windows as columns, (N, C, H, W) -> (N, C x window, windows): a channel has a run of rows."""
+    value = call.args[0]
+    if len(value.shape) != 4:
+        return unknown(labels, call)
+    value = whole_places(labels, call, value, 2)
+    window = math.prod(call.args[1])
+    planes = [Plane(p.ids[..., 0].repeat_interleave(window, 1), 1) for p in value.planes if p.cut == 1]
+    return Value(call.shape, normalised(labels, planes), call.free)
+
+
+def folded(labels: Labels, call: Call) -> Value:
+    """The inverse of `unfolded`, where windows meet their sum."""
+    value = call.args[0]
+    if len(value.shape) != 3:
+        return unknown(labels, call)
+    value = whole_places(labels, call, value, 2)
+    window, planes = math.prod(call.args[2]), []
+    for plane in value.planes:
+        if plane.cut == 1:
+            ids = labels.unite_along(plane.ids.reshape(len(plane.ids), -1, window), (2,))
+            planes.append(Plane(ids[..., None], 1))
+    return Value(call.shape, normalised(labels, planes), call.free)
+
+
 def spatial(labels: Labels, call: Call) -> Any:
     """Pooling and interpolation over the last dimensions."""
     value = call.args[0]
     start = next((d for d, (a, b) in enumerate(zip(value.shape, call.shape)) if a != b), len(call.shape) - 1)
     width = next((int(c) for c in reversed(call.name.replace("_with_indices", "")) if c.isdigit()), 2)
-    value = _whole_places(labels, call, value, min(start, len(value.shape) - width))
+    value = whole_places(labels, call, value, min(start, len(value.shape) - width))
     results = [Value(shape, value.planes, free) for shape, free in zip(call.shapes, call.frees)]
     return results if len(results) > 1 else results[0]
 
@@ -306,7 +127,7 @@ def group_norm(labels: Labels, call: Call) -> Any:
     value = call.args[0]
     groups = call.args[1] if call.name == "group_norm" else call.args[6]
     scales = call.args[2:4] if call.name == "group_norm" else call.args[1:3]
-    value = _whole_places(labels, call, value, 2)
+    value = whole_places(labels, call, value, 2)
     channels = value.shape[1]
     if channels > groups > 1:
         split = (value.shape[0], groups, channels // groups, *value.shape[2:])
@@ -319,7 +140,7 @@ def group_norm(labels: Labels, call: Call) -> Any:
 
 
 def instance_norm(labels: Labels, call: Call) -> Value:
-    value = _whole_places(labels, call, call.args[0], 2)
+    value = whole_places(labels, call, call.args[0], 2)
     vectors = [vector(labels, v, 1, len(value.shape), "norm") for v in call.args[1:5] if isinstance(v, Value)]
     return combined(labels, value, vectors)
 
@@ -339,33 +160,6 @@ def softmax(labels: Labels, call: Call) -> Value:
     dim = call.get(1, "dim") % len(value.shape)
     _mixing(labels, call, value, (dim,), "a softmax over them")
     return Value(call.shape, value.planes, call.free)
-
-
-REDUCTIONS = frozenset(
-    [
-        "sum",
-        "mean",
-        "nanmean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "median",
-        "prod",
-        "any",
-        "all",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "logsumexp",
-        "norm",
-        "linalg_vector_norm",
-        "frobenius_norm",
-    ]
-)
-ORDERED = frozenset({"norm", "linalg_vector_norm"})
-"""Norms whose second argument is their order."""
 
 
 def reduction(labels: Labels, call: Call) -> Any:
@@ -404,41 +198,6 @@ def _additive(call: Call) -> bool:
         order = call.get(1, "ord" if call.name == "linalg_vector_norm" else "p", 2)
         return order is None or order > 0
     return call.name in ("sum", "frobenius_norm")
-
-
-def attention(labels: Labels, call: Call) -> Value:
-    query, key, value = call.args[:3]
-    rank = len(query.shape)
-    if call.kwargs.get("enable_gqa") and query.shape[-3] != key.shape[-3]:
-        key, value = (_shared_heads(labels, item, query.shape[-3]) for item in (key, value))
-    lead = "abcdefgh"[: rank - 2]
-    scores = contract(
-        labels,
-        [(query, lead + "le"), (key, lead + "se")],
-        lead + "ls",
-        (*query.shape[:-1], key.shape[-2]),
-        call.free,
-        "",
-    )
-    mask = call.get(3, "attn_mask")
-    if isinstance(mask, Value):
-        scores = pointwise(labels, [scores, mask], scores.shape, call.free)
-    for plane in scores.planes:
-        labels.fix(plane.ids, "stands across the scores of attention")
-    for plane in value.planes:
-        if plane.cut == rank - 2:
-            labels.fix(plane.ids, "stands across the tokens of attention")
-    planes = tuple(
-        Plane(labels.unite_along(plane.ids, (rank - 2,)), plane.cut) for plane in value.planes if plane.cut != rank - 2
-    )
-    return Value(call.shape, planes, call.free)
-
-
-def _shared_heads(labels: Labels, value: Value, heads: int) -> Value:
-    """Heads of keys or values, each read by several heads of queries, once for each of these."""
-    times, dim = heads // value.shape[-3], len(value.shape) - 3
-    shape = (*value.shape[:dim], heads, *value.shape[dim + 1 :])
-    return move(labels, value, lambda t: t.repeat_interleave(times, dim), [shape], [value.free])[0]
 
 
 def picked_places(labels: Labels, call: Call) -> None:

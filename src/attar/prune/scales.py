@@ -12,21 +12,17 @@ from typing import cast
 import numpy as np
 import torch
 
+from attar.prune.families import HOMOGENEOUS, LAYER_NORMS, LAYERS, MOVES, SAME
 from attar.prune.labels import Value
-from attar.prune.movement import MOVES
-from attar.prune.propagate import SAME, Walk, modules_around
+from attar.prune.nodes import modules_around
+from attar.prune.propagate import Walk
 from attar.prune.surgery import Attributes
 
 Factors = dict[str, torch.Tensor]
 """Tensor -> float64 (length of dim 0 as captured,): what each row is multiplied by."""
 
-HOMOGENEOUS = frozenset(
-    ["relu", "amax", "amin", "max", "min", "mean", "sum"]
-    + [f"{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3)]
-)
-"""Operations that give so many times as much for so many times as much, if that is above zero."""
 THROUGH = MOVES | SAME | HOMOGENEOUS | {"getitem"}
-MAKERS = frozenset({"linear", "conv1d", "conv2d", "conv3d", "layer_norm", "rms_norm", "batch_norm", "group_norm"})
+"""What a factor is followed through, from the scores back to the weights."""
 FIRST = {"batch_norm": 1, "layer_norm": 2, "rms_norm": 2, "group_norm": 2}
 """Where the weight and bias of a norm stand among its arguments."""
 
@@ -90,7 +86,7 @@ def _fold(walk: Walk, start: torch.fx.Node, ratio: float, factors: Factors, alia
     value, node = walk.values[start], start
     while node.op == "call_function":
         name = walk.calls[node].name if node in walk.calls else getattr(node.target, "__name__", "")
-        if name in MAKERS:
+        if name in LAYERS:
             break
         if name not in THROUGH:
             return
@@ -124,7 +120,7 @@ def _rows(walk: Walk, node: torch.fx.Node, ids: torch.Tensor, length: int) -> to
     """bool (length,): rows of the layer at `node` whose labels are among `ids`; all of a norm over the last dimension,
     whose rows several heads may share."""
     made, name = walk.values[node], walk.calls[node].name
-    if name in ("layer_norm", "rms_norm"):
+    if name in LAYER_NORMS:
         return torch.ones(length, dtype=torch.bool)
     made = made[0] if isinstance(made, list) else made
     plane = made.plane(len(made.shape) - 1 if name == "linear" else 1)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
-from attar.prune.capture import numbers
+from attar.prune.graph import numbers
 from attar.prune.modules import all_modules
 from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter

@@ -7,12 +7,9 @@ wrong (a number read out of a tensor, data moved behind the dispatcher's back, c
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import operator
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +17,12 @@ import torch
 from torch import nn
 from torch._dispatch.python import enable_pre_dispatch, enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from attar.prune.modules import all_modules, cards_of, named_tensors
+from attar.prune.modules import named_tensors
+from attar.prune.undisturbed import caches_apart, known_dataclasses, left_alone, paths_noted
 
 PATIENCE = 1.0
 """Seconds of CPU that one forward may take; `torch.export`, which does not compute, is quicker for what takes longer."""
@@ -62,8 +59,15 @@ class Ref:
     item: int = -1
 
 
-OWN = frozenset(vars(nn.Module()))
-"""What every module holds for torch."""
+def refs(tree: Any) -> Iterator[Ref]:
+    """The references in an operation's arguments or the network's answer, in order."""
+    if isinstance(tree, Ref):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from refs(item)
+    elif isinstance(tree, dict):
+        yield from refs(list(tree.values()))
 
 
 @dataclass
@@ -142,7 +146,7 @@ class _Recorder(ProxyTorchDispatchMode):
         self.trace.steps.append(Step(func, *seen, shapes, dtypes, many, tuple(self.stack)))
         for place, tensor in enumerate(tensors):
             self._known(tensor, Ref("step", number, place if many else -1))
-            if not any(_refs(seen)):
+            if not any(refs(seen)):
                 self.made[tensor.untyped_storage()._cdata] = tensor
         if number % 16 == 0 and time.thread_time() > self.until:
             raise Untraceable("the forward takes long")
@@ -236,7 +240,7 @@ def run(
         around.enter_context(left_alone(model))
         names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         if places:
-            around.enter_context(_paths_noted(model, stack))
+            around.enter_context(paths_noted(model, stack))
         recorder = _Recorder(names, leaves, stack)
         around.enter_context(torch.no_grad())
         around.enter_context(enable_python_dispatcher())
@@ -255,85 +259,6 @@ def run(
     return trace
 
 
-def known_dataclasses(found: Any) -> bool:
-    """Tell torch how to take apart the dataclasses in a network's answer, as `torch.export` asks of their authors.
-
-    Returns whether there were any that it did not know.
-    """
-    kinds = {type(leaf) for leaf in tree_leaves(found) if dataclasses.is_dataclass(leaf)}
-    for kind in kinds:
-        torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
-    if kinds:
-        known_dataclasses(found)
-    return bool(kinds)
-
-
-@contextmanager
-def caches_apart(model: nn.Module) -> Iterator[None]:
-    """What the code of modules keeps in lists and dicts of theirs, from one forward to the next, is as before after this."""
-    before = {
-        module: {name: item for name, item in vars(module).items() if type(item) in (dict, list) and name not in OWN}
-        for module in model.modules()
-    }
-    for module, held in before.items():
-        vars(module).update({name: copy.copy(item) for name, item in held.items()})
-    try:
-        yield
-    finally:
-        for module, held in before.items():
-            vars(module).update(held)
-
-
-@contextmanager
-def left_alone(model: nn.Module) -> Iterator[None]:
-    """Buffers are copies inside, and everything that modules hold is put back after; so are random states and switches."""
-    modules = list(model.modules())
-    before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for m in modules]
-    copies: dict[int, torch.Tensor] = {}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    compiling, exporting = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
-    try:
-        for module in modules:
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
-        with torch.random.fork_rng(devices=cards_of(model)):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = compiling, exporting
-        for module, (attributes, buffers, parameters) in zip(modules, before):
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-
-
-@contextmanager
-def _paths_noted(model: nn.Module, stack: list[tuple[str, str]]) -> Iterator[None]:
-    """`stack` holds the modules that are running, outermost first."""
-    paths: dict[int, tuple[str, str]] = {}
-    for path, module in all_modules(model).items():
-        paths.setdefault(id(module), (path, type(module).__qualname__))
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        stack.append(paths.get(id(module), ("", type(module).__qualname__)))
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        stack.pop()
-
-    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def one_more(arguments: Any, keywords: Any) -> tuple[Any, int] | None:
     """The call with one sample more, and how many it had; None where its tensors do not share their first dimension."""
     leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
@@ -346,7 +271,7 @@ def one_more(arguments: Any, keywords: Any) -> tuple[Any, int] | None:
     return tree_map(longer, (arguments, keywords)), leaves[0].shape[0]
 
 
-class _Batch(int):
+class Batch(int):
     """A number of the trace that is this many times the batch."""
 
 
@@ -388,102 +313,7 @@ def _marked(first: Any, second: Any, batch: int) -> Any:
     if type(first) is int and type(second) is int and first != second:
         if first % batch or first // batch * (batch + 1) != second:
             raise Untraceable("a number that is no multiple of the batch depends on it")
-        return _Batch(first // batch)
+        return Batch(first // batch)
     if type(first) is not type(second) or (first != second and first == first):
         raise Untraceable("an argument depends on the batch")
     return first
-
-
-class Builder:
-    """The graph of a trace, as `torch.export` would write it."""
-
-    def __init__(self, trace: Trace, frees: list[list[frozenset[int]]], batch: int) -> None:
-        self.trace, self.frees, self.batch = trace, frees, batch
-        self.graph = torch.fx.Graph()
-        self.nodes: dict[Ref, torch.fx.Node] = {}
-        self.sizes: dict[int, torch.fx.Node] = {}
-        self.tensors: dict[str, str] = {}
-        self.constants: dict[str, torch.Tensor] = {}
-        self.inputs: list[str] = []
-
-    def build(self, tensors: dict[str, torch.Tensor]) -> torch.fx.GraphModule:
-        """`tensors`: parameters and buffers by name."""
-        used = {ref: None for step in self.trace.steps for ref in _refs((step.args, step.kwargs))}
-        used |= {ref: None for ref in _refs(self.trace.outputs)}
-        for ref in used:
-            if ref.kind == "tensor":
-                self._placeholder(ref, "p_" + ref.key.replace(".", "_"), tensors[ref.key])
-                self.tensors[self.nodes[ref].name] = ref.key
-            elif ref.kind == "constant":
-                self._placeholder(ref, f"c_{ref.key}", self.trace.constants[ref.key])
-                self.constants[self.nodes[ref].name] = self.trace.constants[ref.key]
-        for number, leaf in enumerate(self.trace.inputs):
-            self._placeholder(Ref("input", number), f"input_{number}", leaf)
-            self.inputs.append(self.nodes[Ref("input", number)].name)
-        for number, step in enumerate(self.trace.steps):
-            self._step(number, step, self.frees[number] if self.frees else [frozenset()] * len(step.shapes))
-        self.graph.output(tuple(self._written(self.trace.outputs)))
-        return _Uncompiled(nn.Module(), self.graph)
-
-    def _placeholder(self, ref: Ref, name: str, value: Any) -> None:
-        node = self.graph.placeholder(name)
-        node.meta["val"] = _described(value.shape, value.dtype) if isinstance(value, torch.Tensor) else value
-        batched = ref.kind == "input" and self.frees and isinstance(value, torch.Tensor) and value.dim()
-        node.meta["free"] = [frozenset({0}) if batched else frozenset()]
-        self.nodes[ref] = node
-
-    def _step(self, number: int, step: Step, frees: list[frozenset[int]]) -> None:
-        args, kwargs = tuple(self._written(step.args)), self._written(step.kwargs)
-        node = self.graph.call_function(step.function, args, kwargs)
-        vals = [_described(shape, dtype) for shape, dtype in zip(step.shapes, step.dtypes)]
-        node.meta = {"val": vals if step.many else vals[0], "free": frees}
-        node.meta["nn_module_stack"] = {str(depth): entry for depth, entry in enumerate(step.stack)}
-        if not step.many:
-            self.nodes[Ref("step", number)] = node
-            return
-        for place, (val, free) in enumerate(zip(vals, frees)):
-            item = self.graph.call_function(operator.getitem, (node, place))
-            item.meta = {**node.meta, "val": val, "free": [free]}
-            self.nodes[Ref("step", number, place)] = item
-
-    def _written(self, item: Any) -> Any:
-        if isinstance(item, Ref):
-            return self.nodes[item]
-        if isinstance(item, list):
-            return [self._written(part) for part in item]
-        if isinstance(item, dict):
-            return {key: self._written(part) for key, part in item.items()}
-        return self._size(item) if type(item) is _Batch else item
-
-    def _size(self, times: int) -> torch.fx.Node:
-        """The node of a multiple of the batch."""
-        if times not in self.sizes:
-            if times == 1:
-                first = next(n for n in self.nodes.values() if n.name in self.inputs and n.meta["free"][0])
-                node = self.graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
-            else:
-                node = self.graph.call_function(operator.mul, (self._size(1), int(times)))
-            node.meta = {"val": times * self.batch}
-            self.sizes[times] = node
-        return self.sizes[times]
-
-
-class _Uncompiled(torch.fx.GraphModule):
-    """Holds a graph that is only walked, node by node: no code is made of it."""
-
-    def recompile(self) -> Any:
-        return None
-
-
-def _described(shape: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(tuple(shape), dtype=dtype, device="meta")
-
-
-def _refs(tree: Any) -> Iterator[Ref]:
-    if isinstance(tree, Ref):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for item in tree:
-            yield from _refs(item)
-    elif isinstance(tree, dict):
-        yield from _refs(list(tree.values()))

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 
 from attar.prune import trace
 from attar.prune.attributes import Origin
-from attar.prune.propagate import Walk, operation_name
+from attar.prune.families import SIZED, SLICES
+from attar.prune.nodes import operation_name
+from attar.prune.propagate import Walk
 from attar.prune.rewrite import Rewriter
 from attar.prune.surgery import Attributes
 
 Found = dict[Origin, int]
-SIZED = frozenset({"view", "_unsafe_view", "reshape", "expand", "split", "split_with_sizes", "unflatten"})
-SLICES = frozenset({"slice", "narrow"})
 
 
 class Tracked(int):
