@@ -63,7 +63,8 @@ def test_npz_numbers(tmp_path: Path) -> None:
     expected = load_data(saved(tmp_path / "a.npz", made)).fingerprint
     fractions = made | {"x_train": made["x_train"] / np.float32(255), "y_train": made["y_train"].astype(np.float64)}
     whole = made | {"x_train": made["x_train"].astype(np.int32)}
-    for other in (fractions, whole):
+    floats = made | {name: made[name].astype(np.float64) for name in ("x_train", "x_test")}
+    for other in (fractions, whole, floats):
         assert load_data(saved(tmp_path / "b.npz", other)).fingerprint == expected
 
 
@@ -71,6 +72,8 @@ def test_npz_numbers(tmp_path: Path) -> None:
     "change, complaint",
     [
         ({"x_train": np.zeros((12, 9, 7)) - 0.5}, "x_train are float64 from -0.5 to -0.5.*normalises"),
+        ({"x_train": np.full((12, 9, 7), 1.5)}, "x_train are float64 from 1.5 to 1.5"),
+        ({"x_train": np.full((12, 9, 7), 256.0)}, "x_train are float64 from 256.0"),
         ({"x_train": np.full((12, 9, 7), np.nan)}, "x_train: 12 of the 12 images hold NaN, the first of them number 0"),
         ({"x_train": np.full((12, 9, 7), 256)}, "x_train are int64 from 256"),
         ({"x_train": np.full((12, 9, 7), "a")}, "x_train must be numbers"),

@@ -57,7 +57,8 @@ def read_weights(path: Path, place: str) -> dict[str, torch.Tensor]:
         RecipeError: as `load_weights`, but for what fits the network.
     """
     if not path.is_file():
-        raise RecipeError(f"{place} = {str(path)!r}: there is no such file")
+        what = "it is a folder; name a file in it" if path.is_dir() else "there is no such file"
+        raise RecipeError(f"{place} = {str(path)!r}: {what}")
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -322,7 +322,7 @@ class Compute(Table):
     """`auto` takes CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:1`, `mps`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` is bf16 autocast where the processor computes it natively, else fp32."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 takes all cores, or what OMP_NUM_THREADS says. The same number gives the same bits."""
     checkpoint_seconds: NonNegative = 60.0
     """A checkpoint is written at least this often, and after every cut."""
