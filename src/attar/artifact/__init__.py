@@ -4,7 +4,7 @@ from attar.artifact.benchmark import Bench, Measured, bench, bench_all
 from attar.artifact.classify import Guess, classify, open_runner, view_name
 from attar.artifact.description import Description, Input
 from attar.artifact.errors import ArtifactError
-from attar.artifact.evaluate import Evaluation, evaluate, predict
+from attar.artifact.evaluate import Agreement, Evaluation, agreement, evaluate, predict
 from attar.artifact.folder import describe, load, save
 from attar.artifact.int8_view import quantise_int8
 from attar.artifact.limits import build_within, check_permitted
@@ -20,6 +20,7 @@ __all__ = [
     "INT8",
     "ONNX",
     "PT2",
+    "Agreement",
     "ArtifactError",
     "Bench",
     "Check",
@@ -31,6 +32,7 @@ __all__ = [
     "Runner",
     "Verification",
     "View",
+    "agreement",
     "bench",
     "bench_all",
     "build_within",

@@ -1,4 +1,4 @@
-"""Run an artifact on raw images: accuracy where classes are known, probabilities for any batch."""
+"""Run an artifact on raw images: accuracy where classes are known, agreement with a record, probabilities for any batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import nn
 
 from attar.artifact.description import description_of
 from attar.artifact.errors import ArtifactError
-from attar.artifact.replay import logits_of
+from attar.artifact.replay import TOLERANCE, logits_of
 from attar.artifact.views import Runner
 
 
@@ -46,6 +46,45 @@ def evaluate(model: nn.Module | Runner, images: torch.Tensor, labels: torch.Tens
     found = [(logits.argmax(1), logits.softmax(1).amax(1)) for logits in logits_in_batches(model, images, batch)]
     predictions, confidences = (torch.cat(parts) for parts in zip(*found))
     return Evaluation(int((predictions == labels.cpu()).sum()), len(images), predictions, confidences)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A network evaluated again, held against what is recorded of it."""
+
+    hits: int
+    recorded_hits: int
+    n: int
+    different: tuple[int, ...]
+    """Images that get another class than recorded, and not for want of a decimal."""
+    ties: tuple[int, ...]
+    """Likewise, but the two classes' logits are the same to rounding, which differs between machines."""
+
+    def __bool__(self) -> bool:
+        return not self.different
+
+
+def agreement(
+    model: nn.Module | Runner, images: torch.Tensor, labels: torch.Tensor, recorded: torch.Tensor, batch: int = 256
+) -> Agreement:
+    """Run a loaded artifact again, and hold every single answer against the one that is recorded.
+
+    Args:
+        model, images, labels, batch: as for `evaluate`.
+        recorded: int64 (N,), the class that each image got.
+    """
+    logits = torch.cat(list(logits_in_batches(model, images, batch)))
+    said = logits.argmax(1)
+    other = (said != recorded).nonzero().flatten()
+    gap = logits[other].amax(1) - logits[other].gather(1, recorded[other, None]).flatten()
+    tied = gap <= TOLERANCE * logits[other].abs().amax(1)
+    return Agreement(
+        int((said == labels).sum()),
+        int((recorded == labels).sum()),
+        len(labels),
+        tuple(other[~tied].tolist()),
+        tuple(other[tied].tolist()),
+    )
 
 
 def predict(model: nn.Module | Runner, images: torch.Tensor, batch: int = 256) -> torch.Tensor:

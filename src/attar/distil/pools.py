@@ -124,6 +124,15 @@ def digest_of(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 
 
+def digest_of_all(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def pools_folder() -> Path:
     """Where pools are: `views` in attar's cache folder."""
     return cache_folder() / "views"

@@ -26,6 +26,7 @@ from attar.distil import (
 )
 from attar.distil.cache import Evaluate
 from attar.distil.ensemble import Ensemble
+from attar.distil.pools import digest_of, digest_of_all
 from attar.distil.store import BLOCK, file_bytes, megabytes
 from attar.models import LIBRARIES, BuilderSpec
 from attar.pipeline.environment import package_version
@@ -207,7 +208,7 @@ def _facts(session: Session) -> dict[str, Any]:
     weights = session.folder.result("teach")[0]
     return {
         "format": FORMAT,
-        "teacher": {**_teacher_builder(session, teacher), "weights": _weights_digest(weights)},
+        "teacher": {**_teacher_builder(session, teacher), "weights": digest_of_all(weights)},
         **_view_facts(session),
         "mean": list(session.mean),
         "std": list(session.std),
@@ -225,7 +226,7 @@ def _view_facts(session: Session) -> dict[str, Any]:
     samples = session.split.train
     facts = {
         "data": {"fingerprint": session.data.fingerprint},
-        "samples": {"count": len(samples), "digest": hashlib.sha256(samples.numpy().tobytes()).hexdigest()},
+        "samples": {"count": len(samples), "digest": digest_of(samples)},
         "augment": session.views.augment.model_dump(),
         "view_seed": session.recipe.view_seed,
         "classes": session.data.classes,
@@ -262,14 +263,6 @@ def _builder_facts(spec: BuilderSpec) -> dict[str, Any]:
         file = getattr(import_module(spec.library), "__file__", None)  # a notebook has none
         version = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
     return {**spec.to_dict(), "version": version}
-
-
-def _weights_digest(weights: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _processor(session: Session) -> dict[str, Any]:

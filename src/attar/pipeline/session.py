@@ -17,7 +17,7 @@ from attar.pipeline.folder import RunFolder
 from attar.pipeline.watch import Watcher
 from attar.recipe import Recipe, Training
 from attar.recipe.types import Member, Network, Student, Teacher
-from attar.train import ALONE, Machine, Ranks, accuracy, predict, steps_for
+from attar.train import ALONE, Machine, Ranks, accuracy, steps_for
 
 MEMBER = 1_000_003
 """Added to the seed for each further member of an ensemble: no sweep over seeds comes that far."""
@@ -104,12 +104,7 @@ class Session:
         samples = self.split.held_out
         if len(samples) == 0:
             return None
-        if self.ranks.count == 1:
-            return accuracy(predict(model, self.views, samples, self.machine), self.data.labels[samples])
-        mine, hits = self.ranks.share(samples), 0
-        if len(mine):
-            hits = int((predict(model, self.views, mine, self.machine).argmax(1) == self.data.labels[mine]).sum())
-        return self.ranks.mean_and_sum(0.0, hits)[1] / len(samples)
+        return accuracy(model, self.views, samples, self.data.labels[samples], self.machine, self.ranks)
 
     def work(self, training: Training) -> float:
         """Images that a call of the loop will see."""

@@ -20,10 +20,8 @@ from typing import Any
 import torch
 
 from attar import artifact
-from attar.artifact.evaluate import logits_in_batches
 from attar.artifact.folder import ARCHITECTURE, GOLDEN, WEIGHTS
 from attar.artifact.manifest import PART, read_file, read_manifest, replace_folder, write_files
-from attar.artifact.replay import TOLERANCE
 from attar.data import load_data
 from attar.files import write_whole
 from attar.pipeline.folder import RunError, read_json
@@ -68,22 +66,6 @@ class Entry:
             "sha256": self.sha256,
             "test": {"hits": hits, "n": n, "accuracy": hits / n, "interval": wilson_interval(hits, n)},
         }
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A network evaluated again, held against its record."""
-
-    hits: int
-    recorded_hits: int
-    n: int
-    different: tuple[int, ...]
-    """Test images that get another class than recorded, and not for want of a decimal."""
-    ties: tuple[int, ...]
-    """Likewise, but the two classes' logits are the same to rounding, which differs between machines."""
-
-    def __bool__(self) -> bool:
-        return not self.different
 
 
 def find_zoo(given: str | Path | None = None) -> Path:
@@ -158,7 +140,7 @@ def get(zoo: Path, name: str, target: Path) -> Path:
 
 def evaluate(
     zoo: Path, name: str, folder: str | None = None, note: Callable[[str], None] = lambda text: None
-) -> Agreement:
+) -> artifact.Agreement:
     """Run an artifact on the test images again and hold every single answer against its record.
 
     Args:
@@ -181,20 +163,7 @@ def evaluate(
             f"{entry.record['data']['fingerprint'][:16]}"
         )
     recorded = torch.tensor(entry.predictions["student"])
-    model = artifact.load(entry.artifact)
-    logits = torch.cat(list(logits_in_batches(model, data.test_images, 256)))
-    said = logits.argmax(1)
-    other = (said != recorded).nonzero().flatten()
-    gap = logits[other].amax(1) - logits[other].gather(1, recorded[other, None]).flatten()
-    tied = gap <= TOLERANCE * logits[other].abs().amax(1)
-    labels = data.test_labels
-    return Agreement(
-        int((said == labels).sum()),
-        int((recorded == labels).sum()),
-        len(labels),
-        tuple(other[~tied].tolist()),
-        tuple(other[tied].tolist()),
-    )
+    return artifact.agreement(artifact.load(entry.artifact), data.test_images, data.test_labels, recorded)
 
 
 def add(source: Path, name: str, zoo: Path, records: Path) -> Path:

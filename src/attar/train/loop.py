@@ -210,6 +210,21 @@ def _float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of correct predictions, 0 to 1."""
-    return (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
+def accuracy(
+    model: torch.nn.Module,
+    views: Views,
+    samples: torch.Tensor,
+    labels: torch.Tensor,
+    machine: Machine,
+    ranks: Ranks = ALONE,
+) -> float:
+    """Share of plain images that the model gets right, 0 to 1; of several ranks, each looks at its part of them.
+
+    Args:
+        samples: int64 (n,), at least one.
+        labels: int64 (n,), what they are; on the CPU.
+    """
+    mine, hits = ranks.share(samples), 0
+    if len(mine):
+        hits = int((predict(model, views, mine, machine).argmax(1) == ranks.share(labels)).sum())
+    return ranks.mean_and_sum(0.0, hits)[1] / len(samples)
