@@ -1,16 +1,19 @@
-"""Commands, exit codes and error messages. Whatever computes is imported only when its command runs."""
+"""The command line and its first commands. Whatever computes is imported only when its command runs."""
 
 from __future__ import annotations
 
 import os
 import sys
-import unicodedata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from attar.cli.cache import cache
+from attar.cli.errors import FAILED, end, explained, planning, under_way
+from attar.cli.terminal import Told, plain
+from attar.cli.values import builder_arguments, default_folder, limit, numbers
+from attar.cli.zoo import zoo
 
 if TYPE_CHECKING:
     from attar.recipe import Recipe
@@ -22,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distil a trained classifier into a small one, prune it to a hard budget, ship it with proof.",
 )
+app.add_typer(cache, name="cache")
+app.add_typer(zoo, name="zoo")
 
 Allow = Annotated[
     list[str] | None, typer.Option(help="A builder of your own that the artifact may call; repeat for more.")
@@ -37,72 +42,6 @@ Tensorboard = Annotated[
     bool,
     typer.Option("--tensorboard", help="Write the curves and the frontier for TensorBoard too, in OUT/tensorboard."),
 ]
-
-WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-"""Exit codes: what the user gave cannot be used; it was computed and did not hold; stopped by Ctrl-C."""
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Turn the errors that users can cause into one clear message and an exit code."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _stop("interrupted", INTERRUPTED)
-    except ValueError as error:  # recipes, data, run folders, artifacts, budgets: each names cause, value and way out
-        _stop(str(error), WRONG_INPUT)
-    except OSError as error:
-        _stop(f"{error.filename or 'file system'}: {error.strerror or error}", WRONG_INPUT)
-
-
-@contextmanager
-def under_way(folder: Path) -> Iterator[None]:
-    """Turn what can stop a run in its middle into a message and an exit code; its checkpoints are in `folder`."""
-    from attar.pipeline import Interrupted
-    from attar.prune import ProofError
-    from attar.train import CheckpointError, Diverged, RankError, Ranks
-
-    try:
-        yield
-    except Interrupted as stop:
-        _stop(f"{stop}; saved, the same command goes on from here", INTERRUPTED, said=Ranks.here().first)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from the last checkpoint", INTERRUPTED)
-    except (Diverged, ProofError) as error:  # all ranks at once
-        kept = f"\nThe last good checkpoint is in {folder}." if (folder / "checkpoint.safetensors").exists() else ""
-        _stop(f"{error}{kept}", FAILED, said=Ranks.here().first)
-    except CheckpointError as error:  # likewise
-        _stop(str(error), FAILED, said=Ranks.here().first)
-    except RankError as error:
-        _stop(str(error), FAILED)
-
-
-@contextmanager
-def planning() -> Iterator[None]:
-    """Turn a plan that fails, which leaves nothing behind, into a message and an exit code."""
-    from attar.prune import ProofError
-    from attar.train import Diverged
-
-    try:
-        yield
-    except (Diverged, ProofError) as error:
-        _stop(str(error), FAILED)
-
-
-def _stop(message: str, code: int, said: bool = True) -> None:
-    if said:
-        print(f"attar: {plain(message)}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def plain(text: str) -> str:
-    """The text without what would steer a terminal or cannot be written: artifacts name classes, files and builders.
-
-    Such characters are spelt out as Python does (`\\x1b`); letters of any script, spaces and line ends stay.
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
-    )
 
 
 def _version(asked: bool) -> None:
@@ -155,11 +94,6 @@ def run(
         print(rehearsal_text(checked, found))
 
 
-def default_folder(name: str) -> Path:
-    """Where a run or a sweep of this name goes that is given no --out."""
-    return Path("runs") / name
-
-
 def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
     """Run a checked recipe in a folder, show its progress, and say where things are and what did not hold."""
     from attar.cli.show import shower
@@ -178,7 +112,7 @@ def carry_out(recipe: Recipe, folder: Path, tensorboard: bool = False) -> None:
     if tensorboard:
         print(f"curves:   tensorboard --logdir {folder / 'tensorboard'}")
     if failed := not_held(recipe, facts):
-        _stop(" ".join("; ".join(failed).split()), FAILED)
+        end(" ".join("; ".join(failed).split()), FAILED)
 
 
 @app.command()
@@ -300,71 +234,6 @@ def verify(
             raise typer.Exit(FAILED)
 
 
-def limit(text: str | None) -> int | str | None:
-    """A limit as the budget wants it: digits are a count, anything else is left for it to read."""
-    return int(text.replace("_", "")) if text is not None and text.replace("_", "").isdecimal() else text
-
-
-def numbers(text: str, option: str, count: int | None = None) -> list[int]:
-    """`9,19,39` as integers.
-
-    Raises:
-        ValueError: not whole positive numbers, or not `count` of them.
-    """
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or count not in (None, len(parts)):
-        wanted = f"{count} whole numbers" if count else "whole numbers"
-        raise ValueError(f"{option} {text!r}: give {wanted} above 0, separated by commas")
-    return [int(part) for part in parts]
-
-
-def arguments(pairs: list[str]) -> dict[str, Any]:
-    """`widths=[8,16]` as a builder's arguments; values as in TOML, bare words are strings.
-
-    Raises:
-        ValueError: a pair has no key or no value.
-    """
-    from attar.recipe import value_of
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise ValueError(f"argument {pair!r}: write it as key=value, for example widths=[16,32,64]")
-        found[key] = value_of(text)
-    return found
-
-
-def builder_arguments(widths: str | None, pairs: list[str] | None) -> dict[str, Any]:
-    """What `--widths` and `--argument` say."""
-    return arguments(pairs or []) | ({} if widths is None else {"widths": numbers(widths, "--widths")})
-
-
-class Told:
-    """A standard stream that goes quiet once nobody reads it (`| head`): what is computed goes on, and keeps its exit code."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        self._try(self._stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, do: Callable[..., object], *given: str) -> None:
-        try:
-            do(*given)
-        except BrokenPipeError:  # what waits in the buffer must go somewhere, or every later flush fails, too
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
 def main() -> None:
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is not None:  # closed by whoever started this
@@ -372,10 +241,3 @@ def main() -> None:
     if sys.platform == "darwin":  # read when torch is loaded: what MPS lacks, the CPU does
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     app()
-
-
-from attar.cli.cache import cache  # noqa: E402  (its commands need what stands above)
-from attar.cli.zoo import zoo  # noqa: E402
-
-app.add_typer(cache, name="cache")
-app.add_typer(zoo, name="zoo")

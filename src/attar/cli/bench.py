@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.cli.app import FAILED, Allow, app, explained, numbers, plain
+from attar.cli.app import Allow, app
+from attar.cli.errors import FAILED, explained
+from attar.cli.terminal import plain
+from attar.cli.values import numbers
 
 if TYPE_CHECKING:
     from attar.artifact import Bench

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from attar.cli.errors import explained, under_way
+from attar.cli.values import default_folder
+
 cache = typer.Typer(
     no_args_is_help=True,
     help="Show, fill, clear and export the teacher's outputs that are kept for every view.",
@@ -16,8 +19,6 @@ cache = typer.Typer(
 @cache.command()
 def show() -> None:
     """List the pools: teacher, data, view epochs, size, and the room that is left."""
-    from attar.cli.app import explained
-
     with explained():
         from attar.distil import cache_limit, kept_pools, pools_folder
         from attar.distil.store import megabytes
@@ -56,8 +57,6 @@ def fill(
     epochs: Annotated[int | None, typer.Option(min=1, help="View epochs.", show_default="distil.view_pool")] = None,
 ) -> None:
     """Compute the teacher's outputs for a recipe's pool of views ahead of its run; teaches the teacher if need be."""
-    from attar.cli.app import default_folder, explained, under_way
-
     with explained():
         from attar.recipe import load_recipe
 
@@ -79,8 +78,6 @@ def clear(
     everything: Annotated[bool, typer.Option("--all", help="All pools.")] = False,
 ) -> None:
     """Delete pools. Runs under way go on and compute what they miss."""
-    from attar.cli.app import explained
-
     with explained():
         from attar.distil import find_pool, kept_pools, pools_folder, remove_pool
         from attar.distil.store import megabytes
@@ -109,8 +106,6 @@ def export(
     ] = False,
 ) -> None:
     """Write a pool as one file that stands in for the teacher: `teacher.outputs = "FILE"` in a recipe."""
-    from attar.cli.app import explained, under_way
-
     with explained():
         from attar.cli.show import shower
         from attar.distil.store import megabytes

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from attar.cli.app import Tensorboard, app, arguments, carry_out, default_folder, explained, limit
+from attar.cli.app import Tensorboard, app, carry_out
+from attar.cli.errors import explained
+from attar.cli.values import arguments, default_folder, limit
 
 
 @app.command()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import app, explained, under_way
+from attar.cli.app import app
+from attar.cli.errors import explained, under_way
 
 
 @app.command()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, Allow, app, explained
+from attar.cli.app import Allow, app
+from attar.cli.errors import FAILED, explained
 
 
 @app.command()

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, Allow, app, explained, plain
+from attar.cli.app import Allow, app
+from attar.cli.errors import FAILED, explained
+from attar.cli.terminal import plain
 
 
 @app.command()

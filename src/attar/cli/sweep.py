@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.app import FAILED, app, default_folder, explained, under_way
+from attar.cli.app import app
+from attar.cli.errors import FAILED, explained, under_way
+from attar.cli.values import default_folder
 
 
 @app.command()

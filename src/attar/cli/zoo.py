@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from attar.cli.errors import FAILED, explained
+
 zoo = typer.Typer(no_args_is_help=True, help="List, copy and check the artifacts of recorded runs; add one.")
 
 Folder = Annotated[
@@ -18,8 +20,6 @@ Folder = Annotated[
 @zoo.command(name="list")
 def list_zoo(zoo: Folder = None) -> None:
     """The table: budget, parameters, accuracy with interval (counted from the record), size and hash."""
-    from attar.cli.app import explained
-
     with explained():
         from attar.pipeline.zoo import entries, find_zoo
         from attar.report import table
@@ -39,8 +39,6 @@ def get(
     zoo: Folder = None,
 ) -> None:
     """Copy an artifact, verified, into a folder."""
-    from attar.cli.app import explained
-
     with explained():
         from attar.pipeline.zoo import find_zoo
         from attar.pipeline.zoo import get as get_artifact
@@ -55,8 +53,6 @@ def evaluate(
     zoo: Folder = None,
 ) -> None:
     """Run an artifact on the test images again; exit code 1 unless every answer is the one that was recorded."""
-    from attar.cli.app import FAILED, explained
-
     with explained():
         from attar.pipeline.zoo import evaluate as evaluate_artifact
         from attar.pipeline.zoo import find_zoo
@@ -83,8 +79,6 @@ def add(
     records: Annotated[Path, typer.Option("--records", help="Where records are kept.")] = Path("records"),
 ) -> None:
     """Put the artifact of a recorded run into the zoo, with its card. Refuses runs without a record, or of edited code."""
-    from attar.cli.app import explained
-
     with explained():
         from attar.pipeline.folder import RunError
         from attar.pipeline.zoo import add as add_artifact
