@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 
 import pytest
 from command_line import attar, cells
@@ -14,6 +15,7 @@ from attar.pipeline.grid import grid, point_name, values_of
 from attar.pipeline.outcome import read_outcome
 from attar.pipeline.sweep import _record as record_points
 from attar.pipeline.sweep import _recorded
+from attar.prune import BudgetError, Pruner
 from attar.recipe import RecipeError
 
 SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
@@ -138,18 +140,48 @@ def test_a_point_that_diverges_does_not_stop_the_rest(tmp_path):
     out = tmp_path / "sweep"
     axis = "distil.train.learning_rate=1e6,0.1"
     said = sweep(out, axis)
-    assert said.exit_code == 0, said.output
+    assert said.exit_code == 1, said.output
     assert "broke down: distil.train.learning_rate=1e6" in said.output
     points = json.loads((out / "sweep.json").read_text())["points"]
     assert "the loss is" in points["distil.train.learning_rate=1e6"]["error"]
     assert points["distil.train.learning_rate=0.1"]["done"]
     again = sweep(out, axis)
-    assert "broke down before" in again.output
+    assert again.exit_code == 1 and "broke down before" in again.output
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls", "place"),
+    [
+        (import_module("attar.pipeline.run"), "check_budget", 3, "prune: "),
+        (Pruner, "plan", 1, "step 1, on the way to params <= "),
+    ],
+    ids=["when the point begins", "when it is cut"],
+)
+def test_a_budget_out_of_reach_does_not_stop_the_rest(tmp_path, monkeypatch, owner, name, calls, place):
+    """Latencies that held when all points were checked, say, and do not when they are measured again."""
+    out, asked, original = tmp_path / "sweep", [], getattr(owner, name)
+
+    def refused(*arguments):
+        asked.append(arguments)
+        if len(asked) == calls:
+            raise BudgetError("latency <= 2 ms does not hold; raise the limit", {"latency": 0.003})
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, refused)
+    said = sweep(out, "distil.temperature=2,4")
+    assert said.exit_code == 1, said.output
+    assert f"broke down: distil.temperature=2: {place}" in said.output
+    assert "latency <= 2 ms does not hold; raise the limit" in said.output
+    points = json.loads((out / "sweep.json").read_text())["points"]
+    assert "raise the limit" in points["distil.temperature=2"]["error"]
+    assert points["distil.temperature=4"]["done"]
+    again = sweep(out, "distil.temperature=2,4")
+    assert again.exit_code == 1 and f"broke down before: {place}" in again.output
 
 
 def test_weights_that_are_not_finite_do_not_stop_the_rest(tmp_path):
     said = sweep(tmp_path / "sweep", "compute.checkpoint_seconds=0", "distil.train.learning_rate=1e39,0.1")
-    assert said.exit_code == 0, said.output
+    assert said.exit_code == 1, said.output
     points = json.loads((tmp_path / "sweep/sweep.json").read_text())["points"]
     broken, fine = points.values()
     assert "is not finite" in broken["error"] and fine["done"]
@@ -158,7 +190,7 @@ def test_weights_that_are_not_finite_do_not_stop_the_rest(tmp_path):
 def test_a_sweep_leaves_a_record_that_results_are_made_from(tmp_path, finished_runs):
     out, records, page = tmp_path / "rates", tmp_path / "records", tmp_path / "RESULTS.md"
     axis = "distil.train.learning_rate=0.1,1e6,0.01"
-    assert sweep(out, axis).exit_code == 0
+    assert sweep(out, axis).exit_code == 1
     said = attar("record", out, records)
     assert said.exit_code == 0, said.output
     record = json.loads((records / "sweeps/rates/sweep.json").read_text())

@@ -27,8 +27,9 @@ def sweep(
 ) -> None:
     """Run a grid of recipes, one folder a point, and compare them on held-out images. The test images are not read.
 
-    Every point is checked before any is run; the same command goes on after a stop. To finish the point that you choose, with
-    the reading of the test images, give attar run its values and its folder.
+    Every point is checked before any is run; the same command goes on after a stop. Where a point breaks down, the rest go on and
+    the exit code is 1. To finish the point that you choose, with the reading of the test images, give attar run its values and
+    its folder.
     """
     with explained():
         from attar.pipeline.grid import grid, seeds_of
@@ -52,5 +53,5 @@ def sweep(
             print(f"run: {folder / one.name}")
         for name, why in swept.failed.items():
             print(f"broke down: {name}: {why}")
-        if not swept.done:
+        if swept.failed:
             raise typer.Exit(FAILED)

@@ -284,4 +284,4 @@ def _check_networks(session: Session) -> None:
         try:
             check_budget(session)
         except ValueError as error:
-            raise RecipeError(f"prune: {error}") from None
+            raise RecipeError(f"prune: {error}") from error

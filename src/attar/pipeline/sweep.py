@@ -19,7 +19,7 @@ from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, 
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, prepare, run
 from attar.pipeline.watch import Silent, Watcher
-from attar.prune import ProofError
+from attar.prune import BudgetError, ProofError
 from attar.recipe import Recipe, RecipeError
 from attar.report import Comparison
 from attar.report.compare import Outcome
@@ -48,7 +48,8 @@ class Swept:
 def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = None) -> Swept:
     """Run every point in its folder `out/NAME`; what is done is skipped, what was interrupted goes on.
 
-    A point whose training diverges is recorded in `sweep.json`, and the rest go on; delete its folder to try it again.
+    A point whose training diverges, a cut of which cannot be proved, or whose budget proves out of reach on the way is recorded
+    in `sweep.json`, and the rest go on; delete its folder to try it again.
 
     Args:
         points: as `attar.pipeline.grid.grid` makes them.
@@ -74,10 +75,12 @@ def sweep(points: Sequence[Point], out: str | Path, watcher: Watcher | None = No
         if RunFolder(folder).finished("export"):
             watcher.note("done before")
             continue
-        share_teacher(point, points, out, watcher)
         try:
+            share_teacher(point, points, out, watcher)
             run(point.recipe, folder, watcher, until="export")
-        except (Diverged, NotFinite, ProofError) as error:
+        except (Diverged, NotFinite, ProofError, BudgetError, RecipeError) as error:
+            if isinstance(error, RecipeError) and not isinstance(error.__cause__, BudgetError):
+                raise  # a budget, though, may have held in the check above and not hold now: latency is measured again
             failed[point.name] = str(error)
             watcher.note(f"broke down: {error}")
         _record(out, points, failed)
