@@ -323,12 +323,13 @@ def test_ways_to_prune(tmp_path, arguments):
 
 
 def test_a_cut_that_cannot_be_proved_stops_the_run(tmp_path, monkeypatch):
-    from attar.prune import ProofError, Pruner
+    from attar.prune import ProofError
+    from attar.prune.cutter import Cutter
 
     def wrong(self, indices, masks):
         raise ProofError("the cut was not done: relative error 0.5")
 
-    monkeypatch.setattr(Pruner, "_prove", wrong)
+    monkeypatch.setattr(Cutter, "prove", wrong)
     result = attar("run", DIGITS, *TINY, "--out", tmp_path / "run")
     assert result.exit_code == 1, result.output
     assert "relative error 0.5" in result.output

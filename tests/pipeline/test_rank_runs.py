@@ -128,6 +128,8 @@ def close(a: Path, b: Path, stage: str) -> None:
     (expected, known), (found, numbers) = (read_checkpoint(folder / f"{stage}.safetensors") for folder in (a, b))
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
+        if name == "kept/.asked":  # digits of what the first proof measured, as text
+            continue
         torch.testing.assert_close(
             found[name], tensor, rtol=5e-3, atol=5e-4, msg=lambda said, name=name: f"{name}: {said}"
         )
