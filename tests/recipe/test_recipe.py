@@ -121,6 +121,7 @@ def test_overrides(tmp_path):
     [
         ("distil.temperature", "write it as key=value"),
         ("=3", "write it as key=value"),
+        ("# x=3", "no such key '# x'"),
         ("name.first=1", "name is a value, not a table"),
         ("name=", "name = '': a run's name is that of its folder: not empty"),
         ("name=..", "name = '..': a run's name"),

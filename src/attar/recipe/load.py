@@ -126,10 +126,10 @@ def _parts(key: str) -> list[str]:
     except tomllib.TOMLDecodeError:  # a name that TOML wants quoted, such as conv*
         return key.strip().split(".")
     parts = []
-    while isinstance(table, dict):
+    while isinstance(table, dict) and table:
         ((part, table),) = table.items()
         parts.append(part)
-    return parts
+    return parts or [key]  # none in a comment
 
 
 def _position(table: Any, above: list[str], part: str, override: str) -> str | int:
