@@ -15,7 +15,7 @@ from attar.distil import from_labels
 from attar.pipeline.plan import Planned, planned
 from attar.pipeline.pruning import gradients, make_pruner, work
 from attar.pipeline.ranks import refuse_ranks
-from attar.pipeline.run import Given, looked_at
+from attar.pipeline.run import Given, looked_at, same_networks
 from attar.pipeline.session import Session, parts_of
 from attar.pipeline.teaching import initial
 from attar.pipeline.watch import Silent, Watcher
@@ -73,7 +73,8 @@ def rehearse(recipe: Recipe, out: str | Path, watcher: Watcher | None = None, *,
 def _rehearse_pruning(session: Session, settings: Prune, found: Rehearsal) -> None:
     pruner = make_pruner(session)
     if session.folder.finished("distil"):
-        pruner.model.load_state_dict(session.folder.result("distil")[0])
+        with same_networks(session):
+            pruner.model.load_state_dict(session.folder.result("distil")[0])
         found.ranked_by = "the distilled weights"
     elif session.recipe.student.weights is not None:
         pruner.model.load_state_dict(initial(session, session.recipe.student).state_dict())

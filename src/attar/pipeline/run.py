@@ -93,7 +93,7 @@ def run(
         if until == "export":
             return {}
         watcher.stage("report", "")
-        with _same_networks(session):
+        with same_networks(session):
             return report(session)
 
 
@@ -106,12 +106,12 @@ def _do(session: Session, name: str, stage: Stage) -> None:
         return
     session.watcher.stage(name, "")
     forget_peak()
-    with _same_networks(session):
+    with same_networks(session):
         stage(session)
 
 
 @contextmanager
-def _same_networks(session: Session) -> Iterator[None]:
+def same_networks(session: Session) -> Iterator[None]:
     """Say what it means where weights that the run made do not fit the network that its recipe builds by now."""
     try:
         yield
