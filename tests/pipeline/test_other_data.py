@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 from command_line import attar
-from small_runs import DIGITS, SMALL
+from small_runs import DIGITS, small
 
 from attar.data import load_data
 from attar.pipeline import RunError, run
 from attar.pipeline.folder import RunFolder
-from attar.recipe import load_recipe
+from attar.pipeline.rehearsal import rehearse
+from attar.recipe import changed, load_recipe
 
-SHORTER = ("teacher.train.epochs=0.2", "distil.train.epochs=0.2", "prune.steps=1", "data.held_out=20")
-CHANGED = {pair.partition("=")[0] for pair in SHORTER}
-SHORT = (*(pair for pair in SMALL if pair.partition("=")[0] not in CHANGED), *SHORTER)
+SHORT = small("teacher.train.epochs=0.2", "distil.train.epochs=0.2", "prune.steps=1", "data.held_out=20")
+RECIPE = load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz"))
 
 
 def write(path, darker=0):
@@ -33,7 +33,7 @@ def started(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "d.npz", darker)
     monkeypatch.chdir(tmp_path / "one")
-    run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), tmp_path / "run", until="export")
+    run(RECIPE, tmp_path / "run", until="export")
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def test_a_result_that_was_deleted_is_made_again_and_later_curves_stay(started):
     folder = RunFolder(started / "run")
     before = folder.metrics()
     (started / "run/distil.safetensors").unlink()
-    run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "run", until="export")
+    run(RECIPE, started / "run", until="export")
     after = folder.metrics()
 
     def known(lines):
@@ -76,21 +76,18 @@ def test_a_result_that_was_deleted_is_made_again_and_later_curves_stay(started):
 
 
 def test_what_is_exported_may_change_until_it_is(started):
-    run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "fresh", until="distil")
-    other = load_recipe(
-        DIGITS, [*(pair for pair in SHORT if "pt2" not in pair), "export.pt2=true", "data.source=npz:d.npz"]
-    )
-    run(other, started / "fresh", until="export")
+    run(RECIPE, started / "fresh", until="distil")
+    run(changed(RECIPE, ["export.pt2=true"]), started / "fresh", until="export")
     assert json.loads((started / "fresh/run.json").read_text())["recipe"]["export"]["pt2"] is True
     assert (started / "fresh/artifact/model.pt2").is_file()
     with pytest.raises(RunError, match=r"another recipe.*\n.*export.pt2: true -> false"):
-        run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "fresh")
+        run(RECIPE, started / "fresh")
 
 
 def test_damaged_files_are_named(started):
     def refused(expected):
         with pytest.raises(RunError, match=expected):
-            run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), started / "run")
+            run(RECIPE, started / "run")
 
     path = started / "run"
     lines = (path / "metrics.jsonl").read_text()
@@ -104,7 +101,7 @@ def test_damaged_files_are_named(started):
     (path / "run.json").write_text("{}")
     refused(r"run.json is damaged \(it has no 'recipe'\)")
     (path / "run.json").write_text(whole)
-    run(load_recipe(DIGITS, (*SHORT, "data.source=npz:d.npz")), path)
+    run(RECIPE, path)
     (path / "test.json").write_text("{}")
     refused(r"test.json is damaged \(it has no 'read'\)")
 
@@ -124,3 +121,5 @@ def test_weights_of_a_network_whose_code_changed_are_told(tmp_path, monkeypatch)
     own.WIDTH = 6
     with pytest.raises(RunError, match="holds weights of another network than the recipe builds now"):
         run(recipe, tmp_path / "run")
+    with pytest.raises(RunError, match="holds weights of another network"):
+        rehearse(recipe, tmp_path / "run")

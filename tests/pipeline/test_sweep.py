@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 from command_line import attar, cells
-from small_runs import DIGITS, SMALL
+from small_runs import DIGITS, small
 from test_record import results
 
 from attar.pipeline import stage_loop
@@ -18,8 +18,7 @@ from attar.pipeline.sweep import _recorded
 from attar.prune import BudgetError, Pruner
 from attar.recipe import RecipeError
 
-SHORTER = {"distil.train.epochs": "0.3", "teacher.train.epochs": "0.3", "prune.steps": "1"}
-SHORT = [f"{key}={value}" for key, value in {**dict(pair.split("=", 1) for pair in SMALL), **SHORTER}.items()]
+SHORT = small("distil.train.epochs=0.3", "teacher.train.epochs=0.3", "prune.steps=1")
 
 
 def sweep(out, *arguments):

@@ -9,8 +9,8 @@ from typing import Any
 
 from attar.data import DataError
 from attar.pipeline.compress import WARMUP, training
-from attar.pipeline.control_facts import WITH, WITHOUT, images_of
-from attar.pipeline.folder import TEST, RunError, RunFolder, with_defaults
+from attar.pipeline.control_facts import WITH, WITHOUT
+from attar.pipeline.folder import TEST, RunError, RunFolder, images_of, with_defaults
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import check, run
 from attar.pipeline.watch import Watcher
@@ -66,7 +66,7 @@ def _check_data(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | Non
             f"the data of {path} cannot be had from here: {error}. What a recipe names is looked for from the directory that the "
             "command is given in; data given to attar.run by a program have no control"
         ) from None
-    if (facts["data"]["fingerprint"], facts["split"]["digest"]) != images_of(path):
+    if images_of(facts) != images_of(RunFolder(path).read_json("run.json")):
         raise RunError(
             f"{path} was run on other data than {recipe.data.source!r} holds now: its control would answer others. Give the "
             "command where the run was started, or put the data back"

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attar.pipeline.folder import TEST, RunFolder, read_json
+from attar.pipeline.folder import TEST, RunFolder, images_of, read_json
 from attar.report import mcnemar
 
 WITH, WITHOUT = "control-with-teacher", "control-without-teacher"
@@ -21,14 +21,8 @@ def control_facts(run: Path, test: dict[str, Any]) -> list[dict[str, Any]]:
         test: what the run's `test.json` holds.
     """
     finished = [run / name for name in (WITH, WITHOUT) if (run / name / "artifact" / "report.json").is_file()]
-    own = images_of(run)
-    return [_facts(folder, test) for folder in finished if images_of(folder) == own]
-
-
-def images_of(run: Path) -> tuple[str, str]:
-    """What tells a run's data and their division from others, in its folder."""
-    facts = RunFolder(run).read_json("run.json")
-    return facts["data"]["fingerprint"], facts["split"]["digest"]
+    images = {folder: images_of(RunFolder(folder).read_json("run.json")) for folder in (run, *finished)}
+    return [_facts(folder, test) for folder in finished if images[folder] == images[run]]
 
 
 def _facts(folder: Path, test: dict[str, Any]) -> dict[str, Any]:

@@ -280,6 +280,11 @@ class RunFolder:
             self._redraw()
 
 
+def images_of(facts: dict[str, Any]) -> tuple[str, str]:
+    """What tells a run's data and their division from others, by the facts of its start."""
+    return facts["data"]["fingerprint"], facts["split"]["digest"]
+
+
 def lock(folder: Path, wait: bool = False, name: str = ".lock") -> IO[str]:
     """Lock a folder, which is made if it is not there, against all other processes until the file returned is closed.
 

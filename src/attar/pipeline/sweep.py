@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.files import write_whole
-from attar.pipeline.folder import RunFolder, lock, read_json
+from attar.pipeline.folder import RunFolder, images_of, lock, read_json
 from attar.pipeline.grid import Point
 from attar.pipeline.outcome import compare_runs, held_out_images, read_outcome, write_comparison
 from attar.pipeline.ranks import refuse_ranks
@@ -100,17 +100,15 @@ def share_teacher(point: Point, points: Sequence[Point], out: Path, watcher: Wat
     if point.recipe.teacher_network is None or (folder / "run.json").exists():
         return
     wanted = _shared(point.recipe)
-    for other in points:
-        donor = RunFolder(out / other.name)
-        if donor.finished("teach") and _shared(other.recipe) == wanted:
-            with RunFolder(folder) as own:
-                session, known = prepare(point.recipe, own, watcher), donor.read_json("run.json")
-                if (known["data"]["fingerprint"], known["split"]["digest"]) == (
-                    session.data.fingerprint,
-                    session.split.digest,
-                ):
-                    own.take_over("teach", donor)
-                    return
+    donors = [RunFolder(out / other.name) for other in points if _shared(other.recipe) == wanted]
+    donors = [donor for donor in donors if donor.finished("teach")]
+    if not donors:
+        return
+    with RunFolder(folder) as own:
+        prepare(point.recipe, own, watcher)
+        images = images_of(own.read_json("run.json"))
+        if same := next((donor for donor in donors if images_of(donor.read_json("run.json")) == images), None):
+            own.take_over("teach", same)
 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:

@@ -17,3 +17,8 @@ def shared_batch(shapes: Iterable[Sequence[int]]) -> int | None:
 def batched(leaf: Any) -> bool:
     """Whether an argument is a tensor that may have a batch: any but a scalar."""
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
+
+
+def longer(leaf: Any) -> Any:
+    """An argument with one sample more, its first once again; what has no batch is as it was."""
+    return torch.cat([leaf, leaf[:1]]) if batched(leaf) else leaf

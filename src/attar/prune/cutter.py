@@ -52,6 +52,8 @@ class Cutter:
         """Why the network's own code could not follow a cut as it was."""
         self.question: Question | None = None
         """What the first proof asked: the others ask the same."""
+        self._shapes = _parameter_shapes(model)
+        """Of what is left: what cuts are planned for."""
         self._attributes = plain_attributes(model)
         self._ran = running(model)
         """Graphs that modules ran before this: they were captured instead of the code."""
@@ -74,8 +76,20 @@ class Cutter:
     ) -> Factors:
         """Cut the network itself, in place; returns what rows were multiplied by."""
         scaled = self.apply(self.model, indices, masks, way, tensors)
-        self.masks, self.way = masks, way
+        self.masks, self.way, self._shapes = masks, way, _parameter_shapes(self.model)
         return scaled
+
+    def check_unchanged(self) -> None:
+        """See that the parameters have the shapes that were captured, or that the last cut left; ValueError if not."""
+        now = _parameter_shapes(self.model)
+        if now == self._shapes:
+            return
+        name = next(name for name in {**self._shapes, **now} if now.get(name) != self._shapes.get(name))
+        was, is_ = (str(shapes[name]) if name in shapes else "missing" for shapes in (self._shapes, now))
+        raise ValueError(
+            f"the network was changed since it was captured or last cut: {name} was {was} and is {is_}; "
+            "make a new Pruner of it"
+        )
 
     def state(self) -> dict[str, torch.Tensor]:
         """Which units as captured are left, group -> bool (size,); who runs the network, if not its own code; what proofs ask."""
@@ -232,6 +246,10 @@ class Cutter:
             raise ProofError(f"the cut was not done, as it could not be proved; {problem}") from None
         self.why_graph = why or self.why_graph
         return error, way
+
+
+def _parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model, buffers=False).items()}
 
 
 def _encoded(told: Way | Question) -> torch.Tensor:

@@ -101,8 +101,6 @@ class Pruner:
         self.structure = self.cutter.original
         self.costs = CostModel(self.structure)
         self._dtypes = {name: tensor.dtype for name, tensor in named_tensors(model).items()}
-        self._shapes = _parameter_shapes(model)
-        """Of now: what costs and cuts are told for."""
         self._original_cost = self.cost()
         self._original_latency: dict[tuple[int, int], float] = {}
 
@@ -232,7 +230,7 @@ class Pruner:
             ProofError: bytes are limited, and the cut network, whose file has to be known, does not equal the masked one.
             ValueError: parameters of the network came, went or have other shapes since the last cut.
         """
-        self._check_unchanged()
+        self.cutter.check_unchanged()
         limits = self.limits(budget)
         last = {kind: limit for kind, limit in (later or {}).items() if kind in COUNTED}
         scores = score(self.structure, named_tensors(self.model, buffers=False), self.importance, context)
@@ -293,7 +291,7 @@ class Pruner:
         """The units that stay when every group keeps this share of its units as captured, rounded down; nothing is cut."""
         if not 0 < share <= 1:
             raise ValueError(f"share={share!r}: give a fraction above 0 and at most 1")
-        self._check_unchanged()
+        self.cutter.check_unchanged()
         settings = self._settings()
         falls = {i for i, whole in settings["original"].items() if self.groups[i].size > int(whole * share + 1e-9)}
         # Before the first cut all groups are scored: a criterion that cannot judge one says so while all is whole.
@@ -332,7 +330,7 @@ class Pruner:
             ProofError: the cut network does not equal the masked one. Nothing was changed.
             ValueError: `kept` is of another network, or this one's parameters are others since the last cut.
         """
-        self._check_unchanged()
+        self.cutter.check_unchanged()
         check_kept(self.structure, kept)
         tensors = named_tensors(self.model)
         before, groups = self._cost(tensors), self.groups
@@ -347,7 +345,6 @@ class Pruner:
         error, way = self.cutter.prove(indices, masks) if self.prove and indices else (0.0, self.cutter.way)
         scaled = self.cutter.cut(indices, masks, way, tensors)
         self.structure, self.costs = structure, self.costs.cut(kept, structure)
-        self._shapes = _parameter_shapes(self.model)
         widths = {old.name: (old.size, new.size) for old, new in zip(groups, structure.groups) if not old.protected}
         removed = {name: old - new for name, (old, new) in widths.items() if old > new}
         return Cut(removed, widths, indices, scaled, error, before, self._cost(tensors), self._notes(removed))
@@ -370,19 +367,6 @@ class Pruner:
         self.cutter.cut(indices, merged_masks(self.cutter.masks, kept), way)
         self.structure = shrunk(original, kept, indices)
         self.costs = self.costs.cut(kept, self.structure)
-        self._shapes = _parameter_shapes(self.model)
-
-    def _check_unchanged(self) -> None:
-        """See that the parameters have the shapes that were captured, or that the last cut left."""
-        now = _parameter_shapes(self.model)
-        if now == self._shapes:
-            return
-        name = next(name for name in {**self._shapes, **now} if now.get(name) != self._shapes.get(name))
-        was, is_ = (str(shapes[name]) if name in shapes else "missing" for shapes in (self._shapes, now))
-        raise ValueError(
-            f"the network was changed since it was captured or last cut: {name} was {was} and is {is_}; "
-            "make a new Pruner of it"
-        )
 
     def _cost(self, tensors: Mapping[str, torch.Tensor]) -> Cost:
         """Of the network with these tensors."""
@@ -406,10 +390,6 @@ class Pruner:
         weak = self.cutter.question is not None and self.cutter.question.says_little
         told = ("its answers tell little of what it computes, so the proof is weak",) if weak else ()
         return (*mixing, *told, *self.reports)
-
-
-def _parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in named_tensors(model, buffers=False).items()}
 
 
 def _without(limits: Mapping[str, float], uncounted: int) -> dict[str, float]:

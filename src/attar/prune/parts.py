@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from attar.models import exporter_quiet, in_mode
+from attar.prune.batch import longer
 from attar.prune.capture import Captured
 from attar.prune.export import program_graph
 from attar.prune.graph import Graph, is_free, numbers
@@ -76,7 +77,7 @@ def as_captured(model: nn.Module, attributes: Attributes, walk: Walk, ran: Runni
 def _recorded(model: nn.Module, captured: Captured, paths: list[str]) -> dict[str, tuple[Call, Call]]:
     """What each module is called with, for the example's batch and for a larger one; those called once only."""
     example = (captured.arguments, captured.keywords)
-    first, other = (_calls(model, call, paths) for call in (example, tree_map(_longer, example)))
+    first, other = (_calls(model, call, paths) for call in (example, tree_map(longer, example)))
     return {path: (first[path][0], other[path][0]) for path in paths if len(first[path]) == len(other[path]) == 1}
 
 
@@ -97,10 +98,6 @@ def _calls(model: nn.Module, call: Call, paths: list[str]) -> dict[str, list[Cal
         for hook in hooks:
             hook.remove()
     return seen
-
-
-def _longer(leaf: Any) -> Any:
-    return torch.cat([leaf, leaf[:1]]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
 
 
 def _shape(nodes: list[torch.fx.Node], whole: Walk, path: str) -> tuple[Any, ...]:

@@ -150,7 +150,7 @@ class Rewriter:
         elif name in PADS:
             self._pad(node, copy, call)
         elif name in MOVES:
-            self._moved(node, copy, call, out)
+            self._moved(copy, call, out)
         elif name == "index":
             self._index(copy, call)
         elif name == "index_select":
@@ -210,7 +210,7 @@ class Rewriter:
                 widths[2 * number + 1] = self.between(plane, length - after, length)
         copy.args = (copy.args[0], widths, *copy.args[2:])
 
-    def _moved(self, node: torch.fx.Node, copy: torch.fx.Node, call: Call, out: Any) -> None:
+    def _moved(self, copy: torch.fx.Node, call: Call, out: Any) -> None:
         value, name = call.args[0], call.name
         rank = len(value.shape)
         if name in EQUAL_PARTS:

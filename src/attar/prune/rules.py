@@ -16,13 +16,13 @@ from attar.prune.labels import Labels, Plane, Value, normalised, pointwise
 from attar.prune.movement import move
 
 
-def vector(labels: Labels, value: Value | None, dim: int, rank: int, kind: str, produces: bool = False) -> Value | None:
+def vector(labels: Labels, value: Value | None, dim: int, rank: int, kind: str) -> Value | None:
     """A bias or scale (C,) laid along `dim` of a result of `rank` dimensions."""
     if value is None:
         return None
     for plane in value.planes:
         if value.source:
-            labels.role(value, plane, produces, kind)
+            labels.role(value, plane, False, kind)
     extra = rank - 1 - dim
     planes = tuple(Plane(p.ids.reshape((1,) * dim + (-1,) + (1,) * extra), dim) for p in value.planes)
     return Value((1,) * dim + value.shape + (1,) * extra, planes, source=value.source)

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from attar.prune.batch import batched, longer
 from attar.prune.modules import named_tensors
 from attar.prune.undisturbed import caches_apart, known_dataclasses, left_alone, paths_noted
 
@@ -261,13 +262,9 @@ def run(
 
 def one_more(arguments: Any, keywords: Any) -> tuple[Any, int] | None:
     """The call with one sample more, and how many it had; None where its tensors do not share their first dimension."""
-    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if batched(leaf)]
     if len({leaf.shape[0] for leaf in leaves}) != 1 or leaves[0].shape[0] < 2:
         return None
-
-    def longer(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf[:1]]) if isinstance(leaf, torch.Tensor) and leaf.dim() else leaf
-
     return tree_map(longer, (arguments, keywords)), leaves[0].shape[0]
 
 

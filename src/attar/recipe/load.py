@@ -19,6 +19,17 @@ from attar.recipe.words import no_such_key
 
 Place = tuple[str | int, ...]
 
+WORDS = {
+    "tuple_type": "a list",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "string_type": "text",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type", "dataclass_type"), "a table"),
+    "dataclass_exact_type": "a table",
+}
+"""What a value should be, in TOML's words, by pydantic's name for the fault."""
+
 
 class RecipeError(ValueError):
     """The recipe cannot be run as written; the message says where, what is allowed and what may have been meant."""
@@ -201,15 +212,7 @@ def _words(kind: str, place: Place) -> str:
     """What a value should be, as TOML has it; nothing for faults that are not of its type."""
     if kind == "tuple_type" and _keys_at(place):
         return f"should be a list of tables: write [[{'.'.join(map(str, place))}]]"
-    words = {
-        "a list": ("tuple_type",),
-        "true or false": ("bool_type", "bool_parsing"),
-        "a whole number": ("int_type", "int_parsing", "int_from_float"),
-        "a number": ("float_type", "float_parsing"),
-        "text": ("string_type",),
-        "a table": ("dict_type", "model_type", "model_attributes_type", "dataclass_type", "dataclass_exact_type"),
-    }
-    return next((f"should be {word}" for word, kinds in words.items() if kind in kinds), "")
+    return f"should be {WORDS[kind]}" if kind in WORDS else ""
 
 
 def _number(part: str | int) -> str | int:
