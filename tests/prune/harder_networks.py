@@ -139,6 +139,22 @@ def figures_over_units(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Te
     return m.after(F.relu(y - y.nanmean(1, keepdim=True) + every * count * y.norm(-float("inf"), 1, keepdim=True)))
 
 
+def shares_in_rows(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """A softmax over the rows that units stand in: those of one place in all rows are one."""
+    return m.after(m.wide(x).unflatten(1, (4, 6)).softmax(1).flatten(1, 2))
+
+
+def norm_in_rows(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    y = m.wide(x).unflatten(1, (4, 6)).movedim(1, -1)
+    return m.after(F.layer_norm(y, (4,)).movedim(-1, 1).flatten(1, 2))
+
+
+def convolved_by_name(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """torch's convolution of any kind, with groups, there and back."""
+    y = torch.convolution(x, m.first, None, [2, 2], [1, 1], [1, 1], False, [0, 0], 4)
+    return torch.convolution(F.relu(y), m.second, None, [2, 2], [1, 1], [1, 1], True, [1, 1], 2)
+
+
 def half_shuffled(m: Any, x: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     a, b = x.chunk(2, 1)
     return F.channel_shuffle(torch.cat([a, m.out(m.deep(m.into(b)))], 1), 2)
@@ -217,6 +233,11 @@ HARDER: dict[str, type[Net]] = {
     "weight_in_two_parts": net(weight_in_two_parts, last=plain),
     "larger_and_smaller": net(larger_and_smaller, wide=lambda: narrow_conv(16, 32)),
     "figures_over_units": net(figures_over_units, **tail()),
+    "shares_in_rows": net(shares_in_rows, **tail()),
+    "norm_in_rows": net(norm_in_rows, **tail()),
+    "convolved_by_name": net(
+        convolved_by_name, first=lambda: parameter(24, 4, 3, 3), second=lambda: parameter(24, 8, 3, 3)
+    ),
     "half_shuffled": net(
         half_shuffled,
         into=lambda: conv(8, 8, kernel=1),

@@ -25,6 +25,8 @@ MIXING = {
     "filled_by_hand",
     "joined_biases",
     "kernel_for_a_sample",
+    "norm_in_rows",
+    "shares_in_rows",
     "normed_queries",
     "shared_heads_by_option",
     "shared_heads_expanded",

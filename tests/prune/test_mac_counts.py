@@ -118,6 +118,19 @@ def test_a_call_whose_inputs_share_no_batch_is_one_sample(images: int, words: in
     assert count_macs(Compared(), example) == images * 12 * 6 + words * 5 * 6 + images * 6 * words
 
 
+def test_a_transposed_convolution_counts_from_its_input_whatever_its_name() -> None:
+    class Enlarged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(3, 8, 2, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.convolution(x, self.kernel, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)
+
+    wanted = 3 * 5 * 5 * 8 * 2 * 2
+    assert count_macs(Enlarged(), torch.randn(2, 3, 5, 5)) == counted(Enlarged(), torch.randn(1, 3, 5, 5)) == wanted
+
+
 class LowRank(nn.Module):
     """A weight that is the product of two: computed once, whatever the batch."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attar.prune.call import Call
-from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, PRODUCTS
+from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, PRODUCTS, TRANSPOSED
 from attar.prune.labels import Labels, Plane, Value, contract, pointwise
 from attar.prune.movement import move
 from attar.prune.rules import combined, unknown, vector, whole_places
+
+GROUPS_PLACE = {"convolution": 8}
+"""Which argument of a convolution its groups are, where it is not the sixth."""
 
 
 def linear(labels: Labels, call: Call) -> Value:
@@ -58,11 +63,9 @@ def einsum(labels: Labels, call: Call) -> Value:
 
 
 def convolution(labels: Labels, call: Call) -> Value:
-    transposed = "transpose" in call.name or (call.name == "convolution" and bool(call.args[6]))
+    transposed, groups = is_transposed(call), groups_of(call)
     value, weight = call.args[:2]
     bias = call.get(2, "bias")
-    place = 8 if call.name == "convolution" else 6
-    groups = call.get(place, "groups", 1)
     if not isinstance(groups, int) or (groups > 1 and weight.free):
         return unknown(labels, call)  # every sample has a kernel of its own, and is a group
     spatial = len(weight.shape) - 2
@@ -102,6 +105,16 @@ def convolution(labels: Labels, call: Call) -> Value:
             "conv",
         )
     return combined(labels, result, [vector(labels, bias, batch, len(call.shape), "conv")])
+
+
+def is_transposed(call: Call) -> bool:
+    """Whether a convolution is one of the transposed, whose weight is (read, made by each group, ...)."""
+    return call.name in TRANSPOSED or (call.name == "convolution" and bool(call.args[6]))
+
+
+def groups_of(call: Call) -> Any:
+    """The groups of a convolution: a number, or what the code computes."""
+    return call.get(GROUPS_PLACE.get(call.name, 6), "groups", 1)
 
 
 def _whole_multiplier(labels: Labels, weight: Value) -> Value:

@@ -66,12 +66,16 @@ SPATIAL = _family("""
 
 # Element by element
 
-SAME = _family("""
-    dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout contiguous clone to _to_copy type_as detach
-    alias lift_fresh lift_fresh_copy relu6 hardswish hardsigmoid selu celu mish log_sigmoid masked_fill masked_scatter copy
-    where rsub clamp clamp_min clamp_max threshold nan_to_num bernoulli fill zero uniform normal positive requires_grad
-    true_divide multiply subtract divide absolute arctan2 float_power softsign type logaddexp isfinite float double half
-    bfloat16 cpu cuda
+COPIES = _family("""
+    dropout feature_dropout contiguous clone to _to_copy type_as detach alias lift_fresh lift_fresh_copy positive
+    requires_grad type float double half bfloat16 cpu cuda
+""")
+"""The numbers themselves, somewhere else or in another format; in eval mode also those of dropout."""
+
+SAME = COPIES | _family("""
+    alpha_dropout feature_alpha_dropout native_dropout relu6 hardswish hardsigmoid selu celu mish log_sigmoid masked_fill
+    masked_scatter copy where rsub clamp clamp_min clamp_max threshold nan_to_num bernoulli fill zero uniform normal
+    true_divide multiply subtract divide absolute arctan2 float_power softsign logaddexp isfinite
 """)
 """Operations that work element by element though torch does not tag them so."""
 
@@ -114,5 +118,5 @@ MAKERS = _family("""
 LIKES = _family("zeros_like ones_like full_like empty_like rand_like randn_like bernoulli randint_like")
 """A tensor of another's shape is made."""
 
-RANDOM = _family("rand randn randint bernoulli uniform normal randperm dropout rand_like randn_like empty")
-"""What comes out is another thing every time."""
+UNSET = _family("empty empty_like new_empty empty_strided new_empty_strided")
+"""What comes out is what lay in memory."""

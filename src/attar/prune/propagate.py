@@ -145,7 +145,8 @@ class Walk:
         """The result itself where nothing but constants goes in; floating constants made here are left to the rules."""
         values = call.values
         if (
-            call.name in families.RANDOM
+            call.name in families.UNSET
+            or torch.Tag.nondeterministic_seeded in getattr(call.target, "tags", ())
             or any(value.known is None for value in values)
             or sum(f.numel() for f in fakes) > 2**22
         ):

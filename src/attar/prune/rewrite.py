@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from attar.prune.call import Call
+from attar.prune.contractions import GROUPS_PLACE, groups_of, is_transposed
 from attar.prune.families import CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES, TRANSPOSED
 from attar.prune.labels import Plane, Value
 from attar.prune.nodes import place
@@ -134,7 +135,7 @@ class Rewriter:
                 for number, size in enumerate(args[2])
             ]
             copy.args = tuple(args)
-        elif name in CONVOLUTIONS | TRANSPOSED:
+        elif name in CONVOLUTIONS | TRANSPOSED | {"convolution"}:
             self._convolution(copy, call)
         elif name in LAYER_NORMS:
             start = len(out.shape) - len(args[1])
@@ -173,17 +174,17 @@ class Rewriter:
         copy.args = tuple(args)
 
     def _convolution(self, copy: torch.fx.Node, call: Call) -> None:
-        groups = call.get(6, "groups", 1)
+        groups, place = groups_of(call), GROUPS_PLACE.get(call.name, 6)
         if groups == 1:
             return
         value, weight = call.args[:2]
         channels = self.length(value, len(value.shape) - len(weight.shape) + 1)
-        if "transpose" not in call.name:
+        if not is_transposed(call):
             groups = channels // self.length(weight, 1)
         elif weight.shape[0] == groups:
             groups = channels
-        if len(copy.args) > 6:
-            copy.args = (*copy.args[:6], groups, *copy.args[7:])
+        if len(copy.args) > place:
+            copy.args = (*copy.args[:place], groups, *copy.args[place + 1 :])
         else:
             copy.kwargs = {**copy.kwargs, "groups": groups}
 

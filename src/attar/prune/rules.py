@@ -7,7 +7,7 @@ element by element in `labels.py`. An operation without a rule fixes what it rea
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from attar.prune.call import Call
@@ -96,7 +96,7 @@ def batch_norm(labels: Labels, call: Call) -> Any:
     weight is normalised over what it reads)."""
     value = call.args[0]
     if call.name == "batch_norm" and by_batch(call):
-        _mixing(labels, call, value, range(2, len(value.shape)), "a norm over them")
+        value = _mixed(labels, call, value, range(2, len(value.shape)), "a norm over them")
     planes = [
         Plane(labels.unite_along(p.ids, range(2, len(value.shape))), 1) if p.cut == 1 else p for p in value.planes
     ]
@@ -114,7 +114,7 @@ def by_batch(call: Call) -> bool:
 def layer_norm(labels: Labels, call: Call) -> Any:
     value, shape = call.args[0], call.args[1]
     start = len(value.shape) - len(shape)
-    _mixing(labels, call, value, range(start, len(value.shape)), "a norm over them")
+    value = _mixed(labels, call, value, range(start, len(value.shape)), "a norm over them")
     scales = [v for v in (call.get(2, "weight"), call.get(3, "bias")) if isinstance(v, Value)]
     for scale in scales:
         for plane in scale.planes:
@@ -133,7 +133,7 @@ def group_norm(labels: Labels, call: Call) -> Any:
         split = (value.shape[0], groups, channels // groups, *value.shape[2:])
         move(labels, value, lambda t: t.reshape(split), [split], [value.free])
     if channels > groups:
-        _mixing(labels, call, value, range(1, 2), "a norm over them")
+        value = _mixed(labels, call, value, range(1, 2), "a norm over them")
     vectors = [vector(labels, v, 1, len(value.shape), "norm") for v in scales if isinstance(v, Value)]
     result = combined(labels, value, vectors)
     return [result, *[Value(s) for s in call.shapes[1:]]] if len(call.shapes) > 1 else result
@@ -145,20 +145,26 @@ def instance_norm(labels: Labels, call: Call) -> Value:
     return combined(labels, value, vectors)
 
 
-def _mixing(labels: Labels, call: Call, value: Value, dims: Any, what: str) -> None:
-    """An operation makes each unit depend on the others: allowed and noted, or fixed under the strict policy."""
+def _mixed(labels: Labels, call: Call, value: Value, dims: Collection[int], what: str) -> Value:
+    """An operation along `dims` makes each unit there depend on the others: allowed and noted, or fixed under the strict
+    policy. Units that it finds in the same place of others' rows are one with them."""
+    planes = []
     for plane in value.planes:
-        if plane.cut in dims:
-            if call.strict:
-                labels.fix(plane.ids, f"{what} (policy strict)")
-            else:
-                labels.mix(plane.ids, what)
+        if plane.cut not in dims:
+            planes.append(Plane(labels.unite_along(plane.ids, dims), plane.cut))
+            continue
+        planes.append(plane)
+        if call.strict:
+            labels.fix(plane.ids, f"{what} (policy strict)")
+        else:
+            labels.mix(plane.ids, what)
+    return Value(value.shape, normalised(labels, planes), value.free, value.source, value.known)
 
 
 def softmax(labels: Labels, call: Call) -> Value:
     value = call.args[0]
     dim = call.get(1, "dim") % len(value.shape)
-    _mixing(labels, call, value, (dim,), "a softmax over them")
+    value = _mixed(labels, call, value, (dim,), "a softmax over them")
     return Value(call.shape, value.planes, call.free)
 
 
@@ -167,7 +173,7 @@ def reduction(labels: Labels, call: Call) -> Any:
     rank = len(value.shape)
     dims = reduced(call)
     if not _additive(call):
-        _mixing(labels, call, value, dims, f"{call.name} over them")
+        value = _mixed(labels, call, value, dims, f"{call.name} over them")
     keep = len(call.shapes[0]) == rank
     planes = []
     for plane in value.planes:

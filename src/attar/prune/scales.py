@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import torch
 
-from attar.prune.families import HOMOGENEOUS, LAYER_NORMS, LAYERS, MOVES, SAME
+from attar.prune.families import COPIES, HOMOGENEOUS, LAYER_NORMS, LAYERS, MOVES
 from attar.prune.labels import Value
 from attar.prune.nodes import modules_around
 from attar.prune.propagate import Walk
@@ -21,7 +21,7 @@ from attar.prune.surgery import Attributes
 Factors = dict[str, torch.Tensor]
 """Tensor -> float64 (length of dim 0 as captured,): what each row is multiplied by."""
 
-THROUGH = MOVES | SAME | HOMOGENEOUS | {"getitem"}
+THROUGH = MOVES | COPIES | HOMOGENEOUS | {"getitem"}
 """What a factor is followed through, from the scores back to the weights."""
 FIRST = {"batch_norm": 1, "layer_norm": 2, "rms_norm": 2, "group_norm": 2}
 """Where the weight and bias of a norm stand among its arguments."""

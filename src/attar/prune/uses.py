@@ -146,7 +146,8 @@ def _sizes(node: torch.fx.Node) -> list[Any]:
     name = operation_name(node.target)
     if name in SLICES:
         return list(node.args[2:4])
-    sizes = node.args[1] if len(node.args) > 1 and name in SIZED else []
+    place = 2 if name == "unflatten" else 1
+    sizes = node.args[place] if len(node.args) > place and name in SIZED else []
     return list(sizes) if isinstance(sizes, list | tuple) else [sizes]
 
 
