@@ -15,6 +15,7 @@ _HOME = {
     "prune": "attar.prune",
     "summary": "attar.report",
     "run": "attar.pipeline",
+    "control": "attar.pipeline",
     "load": "attar.artifact",
     "save": "attar.artifact",
     "verify": "attar.artifact",

@@ -87,6 +87,7 @@ def test_npz_numbers(tmp_path: Path) -> None:
         ({"y_train": np.arange(12) - 1}, "labels go from -1"),
         ({"y_train": np.arange(12) * 1000}, "no class numbers"),
         ({"y_test": np.arange(5)}, "no training image has the test labels 3, 4"),
+        ({"class_names": np.array(["a", "b", "a"])}, "two classes are called 'a'"),
         ({"class_names": np.array(["a", "b"])}, "labels go from 0 to 2, but there are 2 classes"),
         ({"y_train": np.array([{}] * 12, dtype=object)}, "Python objects"),
     ],

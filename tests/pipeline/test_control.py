@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from command_line import attar
 from safetensors.torch import load_file
-from small_runs import NETWORK
+from small_runs import DIGITS, NETWORK, SMALL
 
+import attar as attar_package
 from attar.artifact.shape import shaped
+from attar.data import load_data
 from attar.models import build
-from attar.pipeline import Interrupted, stage_loop
+from attar.pipeline import Interrupted, RunError, run, stage_loop
 from attar.pipeline.control import control, control_recipe
+from attar.recipe import load_recipe
 from attar.train import steps_for
 
 
@@ -219,3 +223,18 @@ def test_a_final_shape_is_not_pruned_again(finished_runs):
     pruned = json.loads((finished_runs / "a/run.json").read_text())["recipe"]["prune"]
     with pytest.raises(RecipeError, match=r"leave \[prune\] out"):
         check_recipe({**recipe, "prune": pruned})
+
+
+def test_data_that_a_program_gave_is_given_to_the_control_too(tmp_path):
+    digits = load_data("digits")
+    data = replace(digits, images=255 - digits.images, test_images=255 - digits.test_images)
+    recipe = load_recipe(DIGITS, [*SMALL, "data.source=inverted"])
+    run(recipe, tmp_path / "run", data=data)
+    with pytest.raises(RunError, match=r"attar\.control too"):
+        attar_package.control(tmp_path / "run", with_teacher=False)
+    with pytest.raises(RunError, match="was run on other data"):
+        attar_package.control(tmp_path / "run", with_teacher=False, data=digits)
+    folder = attar_package.control(tmp_path / "run", with_teacher=False, data=data)
+    facts = [json.loads((path / "run.json").read_text())["data"] for path in (tmp_path / "run", folder)]
+    assert facts[0] == facts[1]
+    assert json.loads((tmp_path / "run/artifact/report.json").read_text())["controls"][0]["test"]["n"] == 360

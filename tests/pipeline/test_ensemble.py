@@ -13,6 +13,7 @@ from attar.models import build
 from attar.pipeline import Interrupted, run, stage_loop
 from attar.pipeline.control import control_recipe
 from attar.pipeline.filling import export_outputs, fill_pool
+from attar.pipeline.ranks import trainings
 from attar.pipeline.watch import Silent
 from attar.recipe import RecipeError, check_recipe, load_recipe
 from attar.report import teacher_name
@@ -109,6 +110,21 @@ def test_members_are_taught_in_turn_and_a_stop_does_not_change_the_bits(tmp_path
 def test_ensembles_that_cannot_be_are_refused(members, teacher, expected):
     with pytest.raises(RecipeError, match=expected):
         ensemble_recipe(*members, **teacher)
+
+
+def test_members_whose_weights_are_brought_together_are_not_taught():
+    members = [{"model": "resnet20", "train": {"epochs": 1, "batch": 2}}] * 2
+    recipe = {
+        "name": "brought",
+        "data": {"source": "digits"},
+        "student": {"model": "resnet20"},
+        "distil": {"train": {"epochs": 1, "batch": 2}},
+    }
+    for teacher, expected in (
+        ({"members": members}, ["distil.train", "teacher.members[0].train", "teacher.members[1].train"]),
+        ({"members": members, "weights": "both.safetensors"}, ["distil.train"]),
+    ):
+        assert [place for place, _ in trainings(check_recipe({**recipe, "teacher": teacher}))] == expected
 
 
 def test_a_bad_member_is_named_before_anything_runs(tmp_path):

@@ -191,6 +191,22 @@ def test_a_line_torn_off_the_log_is_passed_over(tmp_path):
         RunFolder(tmp_path).metrics()
 
 
+def test_a_stage_that_is_done_again_leaves_the_middle_of_a_later_one(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.finish("teach", {}, {})
+    folder.finish("distil", {}, {})
+    folder.begin("prune", "distil")
+    folder.checkpoint("prune", {}, {})
+    (tmp_path / "distil.safetensors").unlink()
+    with pytest.raises(RunError, match=r"in the middle of prune, and distil\.safetensors, from before it, is gone"):
+        folder.begin("distil", "teach")
+    assert folder.under_way("prune")
+    folder.begin("prune", None)
+    folder.finish("distil", {}, {})
+    folder.checkpoint("distil", {}, {})  # killed between keeping a result and dropping the checkpoint
+    folder.begin("prune", "distil")
+
+
 def test_a_run_with_dropout_stopped_between_stages_ends_in_the_same_bits(tmp_path):
     network = "student.arguments={widths=[8,8,8],hidden=16,size=8,dropout=0.2}"
     recipe = load_recipe(DIGITS, (*SMALL, "student.model=cnn5", network, "prune.final.epochs=0.1"))

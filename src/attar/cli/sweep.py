@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,6 @@ def sweep(
             print(f"\n{one.name}: {one.accuracy:.2%} [{low:.2%}, {high:.2%}] of {one.images}")
             print(f"run: {folder / one.name}")
         for name, why in swept.failed.items():
-            print(f"broke down: {name}: {why}")
+            print(f"broke down: {name}: {why}", file=sys.stderr)
         if swept.failed:
             raise typer.Exit(FAILED)

@@ -59,6 +59,9 @@ def image_data(
     fingerprint: str | None = None,
 ) -> ImageData:
     """Checks the parts against one another and puts them together. Raises DataError naming what does not fit."""
+    if len(set(class_names)) < len(class_names):
+        twice = next(class_name for class_name in class_names if class_names.count(class_name) > 1)
+        raise DataError(f"{name}: two classes are called {twice!r}; every class needs a name of its own")
     for part, (images, labels) in (("training", train), ("test", test)):
         _check_part(f"{name}: {part}", images, labels, len(class_names))
     if train[0].shape[1:] != test[0].shape[1:]:

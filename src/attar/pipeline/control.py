@@ -7,19 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.data import DataError
+from attar.data import DataError, ImageData
 from attar.pipeline.compress import WARMUP, training
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import TEST, RunError, RunFolder, images_of, with_defaults
 from attar.pipeline.ranks import refuse_ranks
-from attar.pipeline.run import check, run
-from attar.pipeline.watch import Watcher
+from attar.pipeline.run import Given, looked_at, run
+from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
 from attar.train import steps_for
 
 
 def control(
-    path: str | Path, with_teacher: bool = True, watcher: Watcher | None = None, overrides: Sequence[str] = ()
+    path: str | Path,
+    with_teacher: bool = True,
+    watcher: Watcher | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    data: Given = None,
 ) -> Path:
     """Run the control of a finished run, in a folder within the run's; resumable as any run.
 
@@ -31,6 +36,7 @@ def control(
         with_teacher: distil from the run's teacher; else learn from labels alone.
         watcher: told about progress.
         overrides: `distil.train.KEY=VALUE`, where the control is to be trained otherwise than by default.
+        data: as it was given to `attar.run`, if it was.
 
     Returns:
         The control's folder.
@@ -46,31 +52,32 @@ def control(
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / TEST).is_file()
     _call_places_anew(folder, recipe)
-    _check_data(path, recipe, folder, watcher)
-    run(recipe, folder, watcher, until="report" if read else "export")
+    same = _data_of(path, recipe, folder, watcher, data)
+    run(recipe, folder, watcher, until="report" if read else "export", data=same)
     if read:
-        run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher)
+        run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher, data=same)
     return folder
 
 
-def _check_data(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None) -> None:
-    """See that the data are those of the run.
+def _data_of(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None, given: Given) -> ImageData:
+    """The data of the run.
 
     Raises:
-        RunError: they are others, or cannot be had.
+        RunError: they are others by now, or cannot be had.
     """
     try:
-        facts = check(recipe, folder, watcher)
+        session, facts = looked_at(recipe, folder, watcher or Silent(), given)
     except DataError as error:
         raise RunError(
             f"the data of {path} cannot be had from here: {error}. What a recipe names is looked for from the directory that the "
-            "command is given in; data given to attar.run by a program have no control"
+            "command is given in; data that a program gave to attar.run is given to attar.control too, as data="
         ) from None
     if images_of(facts) != images_of(RunFolder(path).read_json("run.json")):
         raise RunError(
             f"{path} was run on other data than {recipe.data.source!r} holds now: its control would answer others. Give the "
             "command where the run was started, or put the data back"
         )
+    return session.data
 
 
 def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()) -> Recipe:

@@ -10,11 +10,12 @@ import torch
 
 from attar import artifact
 from attar.artifact import INT8, ONNX, PT2
+from attar.artifact.folder import WEIGHTS
 from attar.pipeline.evaluation import data_of
 from attar.recipe import Export, RecipeError
 
 Facts = dict[str, Any]
-EAGER = "model.safetensors"
+EAGER = WEIGHTS
 """The network itself, loaded by attar and run by torch: what views are held against."""
 TOLERATED_LOSS = 0.002
 """Share of the test images that a view may lose against the network before that is flagged."""

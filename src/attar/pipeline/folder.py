@@ -201,7 +201,16 @@ class RunFolder:
         """Start a stage from its beginning: drop what an interrupted attempt logged.
 
         Lines of finished later stages stay: the result of this one was deleted, being damaged, say.
+
+        Raises:
+            RunError: the middle of another stage is kept here, and would be lost.
         """
+        kept = self.path / "checkpoint.safetensors"
+        if kept.exists() and not self.finished(other := read_numbers(kept)["stage"]) and other != stage:
+            raise RunError(
+                f"{self.path} stopped in the middle of {other}, and {stage}.safetensors, from before it, is gone: put that back, "
+                f"or delete {kept} to do {other} again from its beginning"
+            )
         size = self.numbers(after)["metrics_bytes"] if after else 0
         later = [line for line in self._lines_from(size) if line["stage"] != stage and self.finished(line["stage"])]
         self._cut_metrics(size)

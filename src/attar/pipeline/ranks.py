@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from attar.pipeline.folder import RunError, RunFolder, Tensors
-from attar.pipeline.session import parts_of
+from attar.pipeline.session import still_to_teach
 from attar.recipe import Recipe, RecipeError, Training
 from attar.train import Ranks
 
@@ -93,7 +93,7 @@ def trainings(recipe: Recipe) -> Iterator[tuple[str, Training]]:
     prune = recipe.prune
     found: list[tuple[str, Training | None]] = [("distil.train", recipe.distil.train)]
     if recipe.teacher_network is not None:
-        found += [(f"{part.place}.train", part.network.train) for part in parts_of(recipe.teacher_network)]
+        found += [(f"{part.place}.train", part.network.train) for part in still_to_teach(recipe.teacher_network)]
     if prune is not None:
         found += [("prune.train", prune.train), ("prune.final", prune.final)]
         found += [("prune.sparse.train", prune.sparse.train)] if prune.sparse is not None else []

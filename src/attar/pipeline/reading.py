@@ -48,7 +48,7 @@ def read_test(session: Session, model: nn.Module) -> dict[str, Any]:
     found["views"] = views_on_test(session.folder.artifact, views, student, images, labels)
     logits = teacher_on_test(session)
     if logits is not None:
-        sure, predictions = logits.softmax(1).max(1)
+        sure, predictions = logits.softmax(1).amax(1), logits.argmax(1)
         found["teacher"] = accuracy_facts(int((predictions == labels).sum()), len(labels))
         found["predictions"]["teacher"] = predictions.tolist()
         found["confidence"]["teacher"] = shares(sure)

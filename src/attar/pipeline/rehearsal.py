@@ -16,7 +16,7 @@ from attar.pipeline.plan import Planned, planned
 from attar.pipeline.pruning import gradients, make_pruner, work
 from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import Given, looked_at, same_networks
-from attar.pipeline.session import Session, parts_of
+from attar.pipeline.session import Session, still_to_teach
 from attar.pipeline.teaching import initial
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Prune, Recipe, Training
@@ -101,10 +101,10 @@ def _rehearse_teacher(session: Session, teacher: Teacher, found: Rehearsal) -> N
         found.seconds[OUTPUTS] = (min(seen, pool) if pool else seen) * _seconds_a_look(session, teacher)
     if session.folder.finished("teach"):
         return
-    for number, (_, stage, network) in enumerate(parts_of(teacher)):
-        if network.train is not None and network.weights is None and not session.folder.finished(stage):
+    for _, stage, network in still_to_teach(teacher):
+        if network.train is not None and not session.folder.finished(stage):
             found.images[stage] = session.work(network.train)
-            each = _seconds_an_image(session, session.build(network, number), network.train, taught=True)
+            each = _seconds_an_image(session, session.build(network), network.train, taught=True)
             found.seconds[stage] = found.images[stage] * each
 
 

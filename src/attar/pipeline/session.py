@@ -129,6 +129,12 @@ def parts_of(teacher: Teacher) -> list[Part]:
     return [Part(f"teacher.members[{n}]", f"teach-{n + 1}", member) for n, member in enumerate(teacher.members)]
 
 
+def still_to_teach(teacher: Teacher) -> list[Part]:
+    """Those of its parts that a run trains: neither brought on their own, nor with the whole."""
+    brought = teacher.weights is not None
+    return [part for part in parts_of(teacher) if not brought and part.network.weights is None and part.network.train]
+
+
 def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:
     """The builder of a network, told the data's channels and classes unless the recipe says otherwise."""
     shape = {"in_channels": channels, "classes": classes}

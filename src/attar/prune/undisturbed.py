@@ -33,7 +33,7 @@ def copied(model: nn.Module) -> nn.Module:
     except Exception as error:
         told = " ".join(str(error).split())
         raise ValueError(
-            f"{type(model).__name__} cannot be copied, which proving a cut takes: {_uncopied(model, answers)}"
+            f"{type(model).__name__} cannot be copied, which proving a cut and saving take: {_uncopied(model, answers)}"
             f"{type(error).__name__}: {told:.300}"
         ) from None
 
