@@ -178,8 +178,10 @@ def test_a_network_that_holds_activations_in_lists_and_dicts_is_cut(held):
     torch.manual_seed(0)
     model, x = Holding(held()), torch.rand(2, 8)
     model(x).sum().backward()
+    (before,) = model.inner.held
     attar.prune(model, x, attar.Budget(params="60%"))
     assert model.inner[0].out_features < 16
+    assert len(model.inner.held) == 1 and model.inner.held[0] is before
 
 
 def test_an_attribute_that_cannot_be_copied_is_named():

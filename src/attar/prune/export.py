@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from attar.models import exporter_quiet
 from attar.prune.batch import batched
 from attar.prune.graph import CaptureError, Graph, numbers
-from attar.prune.undisturbed import caches_apart, known_dataclasses
+from attar.prune.undisturbed import caches_apart, known_dataclasses, left_alone
 
 
 def export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Graph:
@@ -48,7 +48,7 @@ def export(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any
 
 def _answer_known(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
     """Tell torch of the dataclasses that the network answers with; whether there were any new ones."""
-    with torch.no_grad():
+    with torch.no_grad(), caches_apart(model), left_alone(model):
         return known_dataclasses(model(*arguments, **keywords))
 
 

@@ -290,11 +290,11 @@ def compared(first: Trace, second: Trace, batch: int) -> list[list[frozenset[int
         if a.function is not b.function or len(a.shapes) != len(b.shapes):
             raise Untraceable("what the network does depends on the batch")
         a.args, a.kwargs = _marked(a.args, b.args, batch), _marked(a.kwargs, b.kwargs, batch)
-        frees.append([_free(one, two, batch) for one, two in zip(a.shapes, b.shapes)])
+        frees.append([_free(one, two) for one, two in zip(a.shapes, b.shapes)])
     return frees
 
 
-def _free(first: tuple[int, ...], second: tuple[int, ...], batch: int) -> frozenset[int]:
+def _free(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:
     if len(first) != len(second):
         raise Untraceable("a rank depends on the batch")
     return frozenset(d for d, (a, b) in enumerate(zip(first, second)) if a != b)

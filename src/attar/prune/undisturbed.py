@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +18,7 @@ from attar.prune.modules import all_modules, cards_of
 
 OWN = frozenset(vars(nn.Module()))
 """What every module holds for torch."""
+CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -78,9 +79,9 @@ def answer_untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def caches_apart(model: nn.Module) -> Iterator[None]:
-    """What the code of modules keeps in lists and dicts of theirs, from one forward to the next, is as before after this."""
+    """What the code of modules keeps in containers of theirs, from one forward to the next, is as before after this."""
     before = {
-        module: {name: item for name, item in vars(module).items() if type(item) in (dict, list) and name not in OWN}
+        module: {name: item for name, item in vars(module).items() if type(item) in CONTAINERS and name not in OWN}
         for module in model.modules()
     }
     for module, held in before.items():
