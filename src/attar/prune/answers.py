@@ -21,6 +21,8 @@ NEXT_TO_NOTHING = 1e-3
 """An answer of which a smaller share changes with the inputs is compared by that share."""
 ROUNDED = 1e-13
 """Relative differences that rounding in float64 may make of a number."""
+NEAR_ZERO = 0.1
+"""Share of the usual magnitude in an answer: what is smaller is a difference of such numbers, and is rounded as they are."""
 
 
 class _Exact(TorchDispatchMode):
@@ -107,7 +109,8 @@ def relative_error(
         difference = (a - b).abs().where(a != b, 0)
         if 0 < share < NEXT_TO_NOTHING:
             scale *= share
-            difference = (difference - ROUNDED * size.where(size.isfinite(), 0)).clamp_min(0)
+            finite = size.where(size.isfinite(), 0)
+            difference = (difference - ROUNDED * finite.clamp_min(NEAR_ZERO * float(finite.median()))).clamp_min(0)
         error = float(difference.max()) / scale
         worst = max(worst, error if error == error else float("inf"))
     return worst
