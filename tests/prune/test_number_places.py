@@ -50,3 +50,32 @@ def test_what_train_mode_repeats_is_left_out(level: int, monkeypatch: pytest.Mon
     everything, all_asked = mended()
     assert found == everything and (level or found["attention"] == {"head_dim": 4})
     assert asked[0] == all_asked[0] and 0 < asked[1] < all_asked[1]
+
+
+class Unflattened(nn.Module):
+    """Keys as wide as values, and as many heads: only the code says which of the sizes is which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.key, self.value = 4, 4, 4
+        self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = (t.unflatten(2, (self.heads, self.key)).transpose(1, 2) for t in (self.q(x), self.k(x)))
+        v = self.v(x).unflatten(2, (self.heads, self.value)).transpose(1, 2)
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_sizes_of_unflatten_are_told_apart_by_where_the_code_reads_them() -> None:
+    torch.manual_seed(0)
+    model = Unflattened()
+    pruner = Pruner(model, torch.randn(2, 7, 16))
+    kept = {}
+    for index, group in enumerate(pruner.groups):
+        if group.row is not None:  # three of each head's four keys, one of its values
+            stay = 1 if group.name.startswith("v.") else 3
+            kept[index] = (torch.arange(16) % 4) < stay
+            assert torch.equal(group.row, torch.arange(16) // 4)
+    pruner.cut(kept)
+    assert (model.heads, model.key, model.value) == (4, 3, 1)
+    assert not pruner.parts
