@@ -232,6 +232,30 @@ def test_layouts_refused(tmp_path: Path) -> None:
         load_data(f"folder:{tmp_path / 'half'}")
 
 
+def test_a_test_folder_without_classes_is_no_test_part(tmp_path: Path) -> None:
+    top = tmp_path / "competition"
+    fill(top / "train", 5)
+    fill(top / "val", 2, seed=1)
+    (top / "test").mkdir()
+    Image.new("L", (10, 8)).save(top / "test" / "1.png")
+    told: list[str] = []
+    data = load_data(f"folder:{top}", progress=lambda line, fraction: told.append(line))
+    assert (len(data.images), len(data.test_images)) == (15, 6)
+    assert "competition: test/ is left aside; it has no class folders with pictures" in told
+
+
+def test_hidden_copies_are_no_pictures_and_train_may_be_a_class(tmp_path: Path) -> None:
+    top = tmp_path / "vehicles"
+    for name in ("car", "train"):
+        (top / name / ".ipynb_checkpoints").mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (4, 4), number).save(top / name / f"{number}.png")
+        Image.new("L", (4, 4)).save(top / name / ".ipynb_checkpoints" / "1-checkpoint.png")
+    (top / "car" / "1.png").rename(top / "car" / os.fsdecode(b"caf\xe9.png"))  # no UTF-8
+    data = load_data(f"folder:{top}")
+    assert data.class_names == ("car", "train") and len(data.images) + len(data.test_images) == 20
+
+
 def test_parts_by_other_names_are_no_classes(tmp_path: Path) -> None:
     fill(tmp_path / "parts" / "train_set", 3)
     fill(tmp_path / "parts" / "Test-set", 1)

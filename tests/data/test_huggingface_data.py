@@ -99,3 +99,27 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be opened"):
         load_data(f"hf:{tmp_path / 'empty'}")
+
+
+def test_parts_that_number_their_classes_otherwise_are_told_apart_by_name(tmp_path: Path) -> None:
+    def numbered(count: int, names: tuple[str, ...]) -> object:
+        part = make(count, 0)[0].remove_columns("label").add_column("label", [n % len(names) for n in range(count)])
+        return part.cast_column("label", datasets.ClassLabel(names=list(names)))
+
+    names = ("ant", "bee", "cow")
+    train, test = numbered(9, names), numbered(4, names[1:])
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(str(tmp_path / "set"))
+    data = load_data(f"hf:{tmp_path / 'set'}")
+    assert data.class_names == names and data.test_labels.tolist() == [1, 2, 1, 2]
+    other = numbered(4, ("bee", "dog"))
+    datasets.DatasetDict({"train": train, "test": other}).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(DataError, match="the training part has no classes dog, which the test part has"):
+        load_data(f"hf:{tmp_path / 'other'}")
+
+
+def test_several_labels_for_an_image_are_refused(tmp_path: Path) -> None:
+    train, _ = make(4, 0)
+    several = train.remove_columns("label").add_column("label", [[0, 1]] * 4)
+    datasets.DatasetDict({"train": several, "test": several}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match="several labels for an image"):
+        load_data(f"hf:{tmp_path / 'set'}")

@@ -94,6 +94,21 @@ def test_every_answer_is_held_against_the_record(place, tmp_path):
     assert said.exit_code == 1 and "MISMATCH: 1 images get another class than recorded: 7" in said.output
 
 
+@pytest.mark.parametrize("source", ["evil:go", "hf:somebody/something"])
+def test_a_record_opens_no_data_that_take_the_users_word(place, tmp_path, monkeypatch, source):
+    other = tmp_path / "other"
+    shutil.copytree(place, other)
+    file = other / "records/digits/0/record.json"
+    record = json.loads(file.read_text())
+    record["recipe"]["data"]["source"] = source
+    file.write_text(json.dumps(record))
+    (tmp_path / "evil.py").write_text("raise SystemExit('a stranger was run')")
+    monkeypatch.chdir(tmp_path)
+    said = zoo(other, "eval", "small")
+    assert said.exit_code == 2 and f"say --data {source}" in said.output
+    assert zoo(other, "eval", "small", "--data", "digits").exit_code == 0
+
+
 def test_a_changed_artifact_does_not_come_out(place, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(place, other)

@@ -55,6 +55,13 @@ def test_wilson_covers_what_it_should():
         assert 0.92 < covered < 0.98
 
 
+def test_an_interval_holds_its_share():
+    for n in range(1, 2000):
+        assert wilson_interval(n, n)[1] == 1 and wilson_interval(0, n)[0] == 0
+        low, high = wilson_interval(n // 2, n)
+        assert low < n // 2 / n + 1e-12 and n // 2 / n < high
+
+
 def test_mean_and_sd():
     assert mean_sd([0.5]) == (0.5, None)
     mean, sd = mean_sd([0.1, 0.2, 0.3])

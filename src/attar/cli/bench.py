@@ -88,10 +88,12 @@ def as_text(found: list[Bench]) -> str:
 
 
 def _cells(row: Bench, columns: int) -> list[str]:
+    from attar.report.costs import shown
+
     cells = [row.name, f"{row.file_bytes / 1e3:,.1f} kB"]
     for one in row.measured:
         cells += [
-            f"{1e3 * one.seconds:.3g} ms",
+            f"{shown(1e3 * one.seconds)} ms",
             f"{one.images_per_second:,.0f}",
             f"{one.peak_bytes / 1e6:,.0f} MB",
             f"{one.own_bytes / 1e6:,.1f} MB",

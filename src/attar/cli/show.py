@@ -98,7 +98,7 @@ class Bar:
 
 def shower(quiet: bool = False) -> Shower:
     """What fits standard output; plain lines, which stay unwritten, where a run tells this process nothing (`quiet`)."""
-    return Bar() if sys.stdout.isatty() and not quiet else Lines()
+    return Bar() if sys.stdout is not None and sys.stdout.isatty() and not quiet else Lines()
 
 
 def remaining(seconds: float | None) -> str:

@@ -50,6 +50,10 @@ def get(
 def evaluate(
     name: Annotated[str, typer.Argument(help="Of the artifact.")],
     folder: Annotated[str | None, typer.Option("--folder", help="Where the data's files are.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="The data set, where the record names a function or one of Hugging Face's."),
+    ] = None,
     zoo: Folder = None,
 ) -> None:
     """Run an artifact on the test images again; exit code 1 unless every answer is the one that was recorded."""
@@ -58,7 +62,7 @@ def evaluate(
         from attar.pipeline.zoo import find_zoo
         from attar.report.markdown import percent
 
-        found = evaluate_artifact(find_zoo(zoo), name, folder, print)
+        found = evaluate_artifact(find_zoo(zoo), name, folder, print, data)
         print(
             f"{name}: {percent(found.hits / found.n)}, {found.hits:,} of {found.n:,}; recorded {found.recorded_hits:,}"
         )

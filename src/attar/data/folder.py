@@ -80,7 +80,7 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
 def _parts(folder: Path, progress: Progress | None) -> list[tuple[Path, bool]]:
     """The places that have the class folders, and whether each is the test part."""
     inner = {path.name.lower(): path for path in _sub_folders(folder)}
-    train = next((inner[name] for name in TRAIN_NAMES if name in inner), None)
+    train = next((inner[name] for name in TRAIN_NAMES if name in inner and _sub_folders(inner[name])), None)
     tests = [inner[name] for name in TEST_NAMES if name in inner]
     if train is None:
         if tests and not set(inner) - set(TEST_NAMES):
@@ -91,11 +91,14 @@ def _parts(folder: Path, progress: Progress | None) -> list[tuple[Path, bool]]:
                 " classes; name them train/ and test/ (or val/)"
             )
         return [(folder, False)]
-    parts = [(train, False)] + [(test, True) for test in tests[:1]]
+    labelled = [test for test in tests if any(files for _, files in _class_folders(test))]
+    parts = [(train, False)] + [(test, True) for test in labelled[:1]]
     used = [place for place, _ in parts]
     for aside in inner.values():
         if aside not in used:
-            what = f"{tests[0].name}/ is the test part" if tests else "a test part is called test/ or val/"
+            what = f"{labelled[0].name}/ is the test part" if labelled else "a test part is called test/ or val/"
+            if aside in tests and aside not in labelled:
+                what = "it has no class folders with pictures"
             tell(progress, f"{folder.name}: {aside.name}/ is left aside; {what}")
     return parts
 
@@ -114,9 +117,20 @@ def _tell_of_inner_classes(folder: Path, found: dict[Path, list[Path]], progress
 
 
 def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
-    """The sub-folders, and the pictures that each has at any depth, by name."""
+    """The sub-folders, and the pictures that each has at any depth, by name; what is hidden is none of them."""
+
+    def shown(file: Path, path: Path) -> bool:
+        return not any(part.startswith(".") for part in file.relative_to(path).parts)
+
     return [
-        (path, sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()))
+        (
+            path,
+            sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in SUFFIXES and shown(file, path) and file.is_file()
+            ),
+        )
         for path in _sub_folders(place)
     ]
 
@@ -127,8 +141,10 @@ def _sub_folders(place: Path) -> list[Path]:
 
 def _key(folder: Path, pictures: Sequence[_Picture], size: int | None) -> str:
     """Another store for other files, changed files, or another size."""
-    content = hashlib.sha256(f"3 {folder.resolve()} {size}".encode())
+    content = hashlib.sha256(f"3 {folder.resolve()} {size}".encode(errors="surrogateescape"))
     for picture in pictures:
         status = (folder / picture.path).stat()
-        content.update(f"\n{picture.path} {picture.test} {status.st_size} {status.st_mtime_ns}".encode())
+        content.update(
+            f"\n{picture.path} {picture.test} {status.st_size} {status.st_mtime_ns}".encode(errors="surrogateescape")
+        )
     return content.hexdigest()[:16]

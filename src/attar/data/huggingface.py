@@ -51,6 +51,10 @@ def load_huggingface(
         raise DataError(f"{title} has the parts {', '.join(splits)}; needed is one called {TRAIN_NAMES[0]}")
     image = _column(title, splits[train], datasets.Image, IMAGE_NAMES, "images")
     label = _column(title, splits[train], datasets.ClassLabel, LABEL_NAMES, "labels")
+    if not isinstance(splits[train].features[label], datasets.ClassLabel | datasets.Value):
+        raise DataError(
+            f"{title}: {label} holds several labels for an image, or none that is one; this is not supported"
+        )
     test = next((each for each in TEST_NAMES if each in splits and _labelled(splits[each], label)), None)
     for aside in splits.keys() - {train, test}:
         tell(progress, f"{title}: its part {aside} is left aside")
@@ -59,7 +63,7 @@ def load_huggingface(
         for each in (train, test)
         if each is not None
     ]
-    class_names, labels = _labels(title, parts, label, splits[train].features[label])
+    class_names, labels = _labels(title, parts, label)
     names = [f"{['train', 'test'][number]}[{row}]" for number, part in enumerate(parts) for row in range(len(part))]
     pictures = Pictures(
         title=title,
@@ -69,7 +73,7 @@ def load_huggingface(
         class_names=class_names,
         open_some=lambda indices: _pictures(parts, image, indices),
     )
-    key = hashlib.sha256(" ".join(["2", image, label, str(size), *(part._fingerprint for part in parts)]).encode())
+    key = hashlib.sha256(" ".join(["3", image, label, str(size), *(part._fingerprint for part in parts)]).encode())
     return decoded(pictures, "hf", Path(name).stem, key.hexdigest()[:16], size, progress)
 
 
@@ -110,14 +114,22 @@ def _labelled(part: Any, label: str) -> bool:
     return None not in values and -1 not in values
 
 
-def _labels(title: str, parts: list[Any], label: str, feature: Any) -> tuple[list[str], list[int]]:
-    """Class names, and the class number of every row, the parts one after another."""
-    values = [value for part in parts for value in part[label]]
+def _labels(title: str, parts: list[Any], label: str) -> tuple[list[str], list[int]]:
+    """Class names, and the class number of every row, the parts one after another; a part may number classes its own way."""
+    names = getattr(parts[0].features[label], "names", None)
+    values: list[Any] = []
+    for part in parts:
+        own = getattr(part.features[label], "names", None)
+        values += part[label] if own == names else [own[value] if own else value for value in part[label]]
     if any(value is None for value in values):
         raise DataError(f"{title}: {sum(value is None for value in values)} rows have no {label}")
-    names = getattr(feature, "names", None)
     if names:
-        return [str(name) for name in names], values
+        numbers = {name: number for number, name in enumerate(names)}
+        if unseen := sorted({value for value in values if isinstance(value, str)} - set(names)):
+            raise DataError(
+                f"{title}: the training part has no classes {', '.join(unseen[:10])}, which the test part has"
+            )
+        return [str(name) for name in names], [numbers[value] if isinstance(value, str) else value for value in values]
     known = sorted(set(parts[0][label]))
     if unseen := sorted(set(values) - set(known)):
         raise DataError(f"{title}: no training row has the labels {', '.join(map(str, unseen[:10]))} of the test part")
@@ -139,5 +151,6 @@ def _pictures(parts: list[Any], image: str, indices: Sequence[int]) -> list[Sour
     ):
         for row in part[rows][image] if rows else []:
             content = (row or {}).get("bytes")
-            found.append(BytesIO(content) if content is not None else Path((row or {}).get("path") or ""))
+            path = (row or {}).get("path")
+            found.append(Path(path) if content is None and path else BytesIO(content or b""))
     return found

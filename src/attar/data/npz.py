@@ -44,7 +44,7 @@ def from_arrays(arrays: Mapping[str, Array], name: str, source: str, progress: P
     )
     names = arrays.get("class_names")
     if names is not None:
-        class_names = tuple(str(name) for name in names.ravel().tolist())
+        class_names = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.ravel().tolist())
     else:
         class_names = number_names(train[1], test[1], source)
     data = image_data(name, train, test, class_names, source)

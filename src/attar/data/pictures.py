@@ -10,7 +10,7 @@ import numpy as np
 from attar.data.convert import Array, to_images
 from attar.data.images import DataError
 
-SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
+SUFFIXES = frozenset(".bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split())  # noqa: SIM905
 _GREY_MODES = ("1", "L", "LA", "F")  # and I, I;16, I;16B and others that begin so
 _ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 are turned by a quarter
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from attar import artifact
+from attar.artifact.manifest import parse_json
 from attar.data import ImageData, Progress, load_data, runs_code
 from attar.recipe import Data
 
@@ -47,7 +47,9 @@ def data_of(
     """
     takes, made_for = artifact.describe(path).input.size, _made_for(path)
     if data is None:
-        made_for = _harmless(path, made_for)
+        if made_for is None:
+            raise ValueError(f"{path} has no report.json that says what data it was made for; name it with --data")
+        check_harmless(path, made_for.source)
         data, folder = made_for.source, folder or made_for.folder
     size = made_for.size if made_for and data == made_for.source else _side(data, takes)
     images = load_data(data, folder, progress, size)
@@ -62,22 +64,18 @@ def data_of(
 def _made_for(path: str | Path) -> Data | None:
     """What the artifact's report says that it was made for; None where it says nothing."""
     try:
-        table = json.loads(artifact.read_listed(path, "report.json"))["recipe"]["data"]
+        table = parse_json(artifact.read_listed(path, "report.json"), "report.json")["recipe"]["data"]
         return Data(source=table["source"], folder=table["folder"], size=table.get("size"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (artifact.ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _harmless(path: str | Path, made_for: Data | None) -> Data:
-    """What the report names; refused where that takes the user's own word."""
-    if made_for is None:
-        raise ValueError(f"{path} has no report.json that says what data it was made for; name it with --data")
-    source = made_for.source
+def check_harmless(path: str | Path, source: str) -> None:
+    """See that data which a file names may be opened without the user's own word; raises ValueError where they may not."""
     if source.startswith("hf:"):  # the artifact may be a stranger's, and the name one that is fetched
         raise ValueError(f"{path} was made for {source}; to open that data set, say --data {source}")
     if runs_code(source):
         raise ValueError(f"{path} was made for data of the function {source}; to run that code, say --data {source}")
-    return made_for
 
 
 def _side(data: str, takes: tuple[int, int, int]) -> int | None:

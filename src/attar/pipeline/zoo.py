@@ -24,6 +24,7 @@ from attar.artifact.folder import ARCHITECTURE, GOLDEN, WEIGHTS
 from attar.artifact.manifest import PART, read_file, read_manifest, replace_folder, write_files
 from attar.data import load_data
 from attar.files import write_whole
+from attar.pipeline.evaluation import check_harmless
 from attar.pipeline.folder import RunError, read_json
 from attar.report import wilson_interval
 from attar.report.card import model_card, zoo_table
@@ -139,7 +140,11 @@ def get(zoo: Path, name: str, target: Path) -> Path:
 
 
 def evaluate(
-    zoo: Path, name: str, folder: str | None = None, note: Callable[[str], None] = lambda text: None
+    zoo: Path,
+    name: str,
+    folder: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    data: str | None = None,
 ) -> artifact.Agreement:
     """Run an artifact on the test images again and hold every single answer against its record.
 
@@ -148,22 +153,26 @@ def evaluate(
         name: of the artifact.
         folder: where the data's files are, as `data.folder` in a recipe.
         note: told about downloads.
+        data: the data set; needed where the record names a function or a set of Hugging Face's, which take the user's word.
 
     Raises:
         RunError: there is no such artifact or record, or the data are not those of the record.
         ArtifactError: it cannot be opened.
         DataError: the data cannot be had.
+        ValueError: the data have to be named.
     """
     entry = read_entry(zoo, name)
     wanted = entry.record["recipe"]["data"]
-    data = load_data(wanted["source"], folder, lambda text, done: note(text), wanted.get("size"))
-    if data.fingerprint != entry.record["data"]["fingerprint"]:
+    if data is None:
+        check_harmless(entry.artifact, wanted["source"])
+    images = load_data(data or wanted["source"], folder, lambda text, done: note(text), wanted.get("size"))
+    if images.fingerprint != entry.record["data"]["fingerprint"]:
         raise RunError(
-            f"these data are not those of the record: fingerprint {data.fingerprint[:16]}, recorded "
+            f"these data are not those of the record: fingerprint {images.fingerprint[:16]}, recorded "
             f"{entry.record['data']['fingerprint'][:16]}"
         )
     recorded = torch.tensor(entry.predictions["student"])
-    return artifact.agreement(artifact.load(entry.artifact), data.test_images, data.test_labels, recorded)
+    return artifact.agreement(artifact.load(entry.artifact), images.test_images, images.test_labels, recorded)
 
 
 def add(source: Path, name: str, zoo: Path, records: Path) -> Path:

@@ -202,12 +202,13 @@ def flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _groups(outcomes: Sequence[Outcome]) -> Iterator[tuple[tuple[str, ...], float, float | None]]:
-    """Outcomes of the same settings with different seeds, where there are at least two."""
-    found: dict[str, dict[int, Outcome]] = {}
+    """Outcomes of the same settings with different seeds, where there are at least two; runs of one seed count as their mean."""
+    found: dict[str, dict[int, list[Outcome]]] = {}
     for outcome in outcomes:
         settings = {key: value for key, value in outcome.recipe.items() if key not in NO_DIFFERENCE}
-        found.setdefault(json.dumps(settings, sort_keys=True), {})[outcome.recipe["seed"]] = outcome
-    for members in found.values():
-        if len(members) > 1:
-            mean, sd = mean_sd([outcome.accuracy for outcome in members.values()])
-            yield tuple(outcome.name for outcome in members.values()), mean, sd
+        seeds = found.setdefault(json.dumps(settings, sort_keys=True), {})
+        seeds.setdefault(outcome.recipe["seed"], []).append(outcome)
+    for seeds in found.values():
+        if len(seeds) > 1:
+            mean, sd = mean_sd([mean_sd([outcome.accuracy for outcome in same])[0] for same in seeds.values()])
+            yield tuple(outcome.name for same in seeds.values() for outcome in same), mean, sd

@@ -35,7 +35,8 @@ def comparison_plot(comparison: Comparison) -> str | None:
     beside = " (points of one size stand side by side)" if len(sizes) < len(comparison.outcomes) else ""
     axes.set(xlabel=f"parameters{beside}", ylabel=f"{kind} accuracy (%), 95 % interval", xscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    for name in axes.legend(fontsize="small").get_texts():
+        name.set_parse_math(False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

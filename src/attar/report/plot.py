@@ -33,7 +33,8 @@ def frontier_plot(facts: dict[str, Any]) -> str | None:
     )
     if "params" in facts["budget"]:
         axes.axvline(facts["budget"]["params"], linestyle="--", color="grey", label="budget")
-    axes.set(xlabel="parameters", ylabel="held-out accuracy (%)", title=f"{facts['name']}: the frontier")
+    axes.set(xlabel="parameters", ylabel="held-out accuracy (%)")
+    axes.set_title(f"{facts['name']}: the frontier", parse_math=False)
     axes.invert_xaxis()
     axes.grid(alpha=0.3)
     axes.legend()

@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.report.controls import against_teacher
 from attar.report.controls import verdict as sentence
-from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines
+from attar.report.costs import COSTS, budget_figure, budget_lines, cost_lines, shown
 from attar.report.markdown import (
     COMMONEST,
     FRONTIER,
@@ -250,4 +250,4 @@ def number(value: float | None) -> str:
     """Thousands with commas; fractions to three figures."""
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) or value == int(value) else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) or value == int(value) else shown(value)

@@ -28,7 +28,8 @@ def wilson_interval(hits: int, n: int, z: float = CONFIDENCE_Z) -> tuple[float, 
     middle = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    # the ends 0 and 1 are exact, and rounding must not put the share outside of its interval
+    return (middle - spread) / scale if hits else 0.0, (middle + spread) / scale if hits < n else 1.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from attar.report.controls import against_teacher, controls_section
-from attar.report.costs import budget_figure, budget_lines, cost_lines
+from attar.report.costs import budget_figure, budget_lines, cost_lines, shown
 from attar.report.markdown import (
     COMMONEST,
     FRONTIER,
@@ -104,7 +104,7 @@ def _costs(facts: Facts) -> str:
 def _figure(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}{unit}" if unit else f"{value:,}"
+    return f"{shown(value)}{unit}" if unit else f"{value:,}"
 
 
 def _frontier(facts: Facts, plot: str | None) -> str:
