@@ -228,7 +228,7 @@ def test_operations_that_networks_are_made_of(name):
 
 def test_what_the_engine_follows_may_be_named():
     """But for what does not hold its arguments against memory, and numbers' types, which are operations of Python."""
-    names = {*propagate.RULES, *families.MOVES, *families.SAME, *families.RANDOM}
+    names = {*propagate.RULES, *families.MOVES, *families.SAME, *families.UNSET, "randint", "randperm"}
     packets = {name: getattr(torch.ops.aten, name, None) for name in names}
     refused = {
         name

@@ -195,16 +195,35 @@ def test_a_stage_that_is_done_again_leaves_the_middle_of_a_later_one(tmp_path):
     folder = RunFolder(tmp_path)
     folder.finish("teach", {}, {})
     folder.finish("distil", {}, {})
-    folder.begin("prune", "distil")
+    folder.begin("prune")
     folder.checkpoint("prune", {}, {})
     (tmp_path / "distil.safetensors").unlink()
     with pytest.raises(RunError, match=r"in the middle of prune, and distil\.safetensors, from before it, is gone"):
-        folder.begin("distil", "teach")
+        folder.begin("distil")
+    folder.finish("distil", {}, {})  # taken, not trained
     assert folder.under_way("prune")
-    folder.begin("prune", None)
+    folder.begin("prune")
     folder.finish("distil", {}, {})
     folder.checkpoint("distil", {}, {})  # killed between keeping a result and dropping the checkpoint
-    folder.begin("prune", "distil")
+    folder.begin("prune")
+
+
+def test_stages_that_are_done_again_leave_the_log_of_the_others(tmp_path):
+    folder = RunFolder(tmp_path)
+    for stage in ("teach", "distil", "prune"):
+        folder.begin(stage)
+        for number in range(3):
+            folder.log(stage=stage, number=number)
+        folder.finish(stage, {}, {})
+    for stage in ("teach", "prune", "distil"):
+        (tmp_path / f"{stage}.safetensors").unlink()
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"torn')
+        folder.begin(stage)
+        folder.log(stage=stage, number=3)
+        folder.finish(stage, {}, {})
+    told = [(line["stage"], line["number"]) for line in folder.metrics()]
+    assert told == [("teach", 3), ("prune", 3), ("distil", 3)]
 
 
 def test_a_run_with_dropout_stopped_between_stages_ends_in_the_same_bits(tmp_path):

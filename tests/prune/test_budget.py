@@ -43,6 +43,7 @@ def test_limits_become_figures(given, kind, limit):
         ({"params": True}, "no limit"),
         ({"params": [1]}, "no limit"),
         ({"params": "many"}, "cannot be read"),
+        ({"params": "1e999999999"}, "cannot be read"),
         ({"params": "1,5M"}, "cannot be read: .* '1.5M', thousands '1,500,000'"),
         ({"latency": "0,500s"}, "cannot be read: .* '1.5M'"),
         ({"params": "100,00"}, "cannot be read"),

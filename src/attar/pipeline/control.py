@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.data import DataError, ImageData
+from attar.data import DataError
 from attar.pipeline.compress import WARMUP, training
 from attar.pipeline.control_facts import WITH, WITHOUT
 from attar.pipeline.folder import TEST, RunError, RunFolder, images_of, with_defaults
@@ -52,21 +52,21 @@ def control(
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / TEST).is_file()
     _call_places_anew(folder, recipe)
-    same = _data_of(path, recipe, folder, watcher, data)
-    run(recipe, folder, watcher, until="report" if read else "export", data=same)
+    _check_data(path, recipe, folder, watcher, data)
+    run(recipe, folder, watcher, until="report" if read else "export", data=data)
     if read:
-        run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher, data=same)
+        run(check_recipe(RunFolder(path).read_json("run.json")["recipe"]), path, watcher, data=data)
     return folder
 
 
-def _data_of(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None, given: Given) -> ImageData:
-    """The data of the run.
+def _check_data(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None, given: Given) -> None:
+    """See that the data are those of the run.
 
     Raises:
         RunError: they are others by now, or cannot be had.
     """
     try:
-        session, facts = looked_at(recipe, folder, watcher or Silent(), given)
+        facts = looked_at(recipe, folder, watcher or Silent(), given)[1]
     except DataError as error:
         raise RunError(
             f"the data of {path} cannot be had from here: {error}. What a recipe names is looked for from the directory that the "
@@ -77,7 +77,6 @@ def _data_of(path: Path, recipe: Recipe, folder: Path, watcher: Watcher | None, 
             f"{path} was run on other data than {recipe.data.source!r} holds now: its control would answer others. Give the "
             "command where the run was started, or put the data back"
         )
-    return session.data
 
 
 def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()) -> Recipe:

@@ -29,6 +29,8 @@ CODE = ("commit", "versions")
 
 TEST = "test.json"
 """The file in the run folder that holds what was read of the test images."""
+CHECKPOINT = "checkpoint.safetensors"
+"""The file in the run folder that holds the middle of the stage under way."""
 
 HOLDS = {
     "run.json": ("recipe", "environment", "machine", "data", "split", "starts"),
@@ -159,7 +161,8 @@ class RunFolder:
         """Keep a stage's result; the checkpoint of its middle is no longer needed."""
         self._write(f"{stage}.safetensors", tensors, {"peak_memory": peak_memory(), **numbers})
         self._spent, self._since = 0.0, time.monotonic()
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        if self._kept_middle() is None:  # else an earlier stage's result was deleted, and taken anew
+            (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def take_over(self, stage: str, other: RunFolder) -> None:
         """Take a finished first stage over from another run that does the very same there: its result and its log."""
@@ -178,11 +181,11 @@ class RunFolder:
 
     def checkpoint(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         """Save the middle of a stage."""
-        self._write("checkpoint.safetensors", tensors, {"stage": stage, **numbers})
+        self._write(CHECKPOINT, tensors, {"stage": stage, **numbers})
 
     def resume(self, stage: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The middle of a stage, if that is where the run stopped; the log is cut back to that moment."""
-        file = self.path / "checkpoint.safetensors"
+        file = self.path / CHECKPOINT
         if not file.exists():
             return None
         tensors, numbers = read_checkpoint(file)
@@ -194,31 +197,33 @@ class RunFolder:
 
     def under_way(self, stage: str) -> bool:
         """Whether the run stopped in the middle of a stage; as far as it can be seen without a change."""
-        file = self.path / "checkpoint.safetensors"
+        file = self.path / CHECKPOINT
         return file.exists() and bool(read_numbers(file)["stage"] == stage)
 
-    def begin(self, stage: str, after: str | None) -> None:
-        """Start a stage from its beginning: drop what an interrupted attempt logged.
-
-        Lines of finished later stages stay: the result of this one was deleted, being damaged, say.
+    def begin(self, stage: str) -> None:
+        """Start a stage from its beginning: drop what an earlier attempt logged. Lines of other stages stay.
 
         Raises:
             RunError: the middle of another stage is kept here, and would be lost.
         """
-        kept = self.path / "checkpoint.safetensors"
-        if kept.exists() and not self.finished(other := read_numbers(kept)["stage"]) and other != stage:
+        if (other := self._kept_middle()) not in (None, stage):
             raise RunError(
                 f"{self.path} stopped in the middle of {other}, and {stage}.safetensors, from before it, is gone: put that back, "
-                f"or delete {kept} to do {other} again from its beginning"
+                f"or delete {self.path / CHECKPOINT} to do {other} again from its beginning"
             )
-        size = self.numbers(after)["metrics_bytes"] if after else 0
-        later = [line for line in self._lines_from(size) if line["stage"] != stage and self.finished(line["stage"])]
-        self._cut_metrics(size)
-        if later:
-            with (self.path / "metrics.jsonl").open("a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in later)
+        kept = [line for line in self.metrics() if line["stage"] != stage]
+        file = self.path / "metrics.jsonl"
+        before, now = file.read_bytes() if file.exists() else b"", "".join(json.dumps(line) + "\n" for line in kept)
+        if before and (before.count(b"\n") != len(kept) or not before.endswith(b"\n")):
+            write_whole(file, now)
             self._redraw()
         self._spent, self._since = 0.0, time.monotonic()
+
+    def _kept_middle(self) -> str | None:
+        """The stage that is under way by its checkpoint; that of a finished stage is but left over."""
+        file = self.path / CHECKPOINT
+        stage = str(read_numbers(file)["stage"]) if file.exists() else None
+        return None if stage is None or self.finished(stage) else stage
 
     def log(self, **values: Any) -> None:
         """Append a line to the metrics, with the `seconds` that the stage has taken so far."""
@@ -249,20 +254,14 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The log's lines; without the last one, where that was torn off by a kill."""
-        return self._lines_from(0)
-
-    def _lines_from(self, offset: int) -> list[dict[str, Any]]:
-        """Those of the log from this byte on."""
         file = self.path / "metrics.jsonl"
-        *lines, rest = file.read_bytes()[offset:].split(b"\n") if file.exists() else [b""]
+        *lines, rest = file.read_bytes().split(b"\n") if file.exists() else [b""]
         found = []
         for number, line in enumerate(lines, 1):
             try:
                 found.append(json.loads(line))
             except ValueError as error:
-                raise RunError(
-                    f"{file} is damaged: line {number} from byte {offset} on ({error}); delete that line"
-                ) from None
+                raise RunError(f"{file} is damaged: line {number} ({error}); delete that line") from None
         with contextlib.suppress(ValueError):
             found.append(json.loads(rest))
         return found

@@ -84,7 +84,7 @@ def _fine_tuned(session: Session, student: Callable[[], torch.nn.Module]) -> tor
     state = TrainState(model, session.machine)
     resumed = folder.resume(STAGE)
     if resumed is None:
-        folder.begin(STAGE, "prune" if session.recipe.prune is not None else "distil")
+        folder.begin(STAGE)
     else:
         state.load(resumed[0], resumed[1]["position"], training)
     loop = StageLoop(session, STAGE, state, session.work(training))

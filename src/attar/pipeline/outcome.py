@@ -146,7 +146,7 @@ def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
     if held_out:
         raise RunError(f"{path} is a record, which holds predictions of the test images only; leave --held-out away")
     predictions = read_json(path / "predictions.json")
-    seconds: list[Any] = list(record["seconds"].values())
+    seconds: list[Any] = [record["seconds"][stage] for stage in ("teach", *TRAINING) if stage in record["seconds"]]
     after = record["cost"]["after"]
     return Outcome(
         name=name,

@@ -74,7 +74,7 @@ def prune(session: Session) -> None:
         whole = session.ranks.tell_plain(lambda: _whole_cost(pruner, settings.budget))
     limits = settings.budget.schedule(whole, settings.steps, settings.schedule)
     if resumed is None:
-        session.folder.begin("prune", "distil")
+        session.folder.begin("prune")
         pruner.model.load_state_dict(weights)
         state = TrainState(pruner.model, session.machine)
         state.position.epoch = distilled["epoch"]  # go on with views that the student has not seen

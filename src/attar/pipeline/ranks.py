@@ -49,9 +49,9 @@ class RankFolder(RunFolder):
     def under_way(self, stage: str) -> bool:
         return bool(self._ranks.tell_plain(lambda: self._own.under_way(stage)))
 
-    def begin(self, stage: str, after: str | None) -> None:
+    def begin(self, stage: str) -> None:
         if self._ranks.first:
-            self._own.begin(stage, after)
+            self._own.begin(stage)
 
     def finish(self, stage: str, tensors: Tensors, numbers: dict[str, Any]) -> None:
         if self._ranks.first:

@@ -26,12 +26,12 @@ def teach(session: Session) -> None:
         _teach(session, Part("teacher", "teach", teacher))
 
 
-def _teach(session: Session, part: Part, number: int = 0, after: str | None = None) -> None:
+def _teach(session: Session, part: Part, number: int = 0) -> None:
     if part.network.weights is not None:
         _take(session, part, number)
         return
     assert part.network.train is not None
-    train_network(session, part.stage, part.network, part.network.train, from_labels, after, number=number)
+    train_network(session, part.stage, part.network, part.network.train, from_labels, number=number)
 
 
 def _take(session: Session, part: Part, number: int) -> None:
@@ -59,7 +59,7 @@ def _teach_members(session: Session, teacher: Teacher) -> None:
         if folder.finished(part.stage):
             continue
         session.watcher.note(f"{part.stage} of {len(parts)}: {part.network.model}")
-        _teach(session, part, number, parts[number - 1].stage if number else None)
+        _teach(session, part, number)
     results = [folder.result(part.stage) for part in parts]
     together = {
         f"members.{number}.{name}": t for number, (tensors, _) in enumerate(results) for name, t in tensors.items()
@@ -79,10 +79,7 @@ def distil(session: Session) -> None:
         held_out = session.held_out_accuracy(model)
         session.folder.finish("distil", model.state_dict(), {"images": 0, "epoch": 0, "held_out": held_out})
         return
-    after = "teach" if recipe.teacher_network is not None else None
-    train_network(
-        session, "distil", recipe.student, recipe.distil.train, objective(session), after, recipe.distil.view_pool
-    )
+    train_network(session, "distil", recipe.student, recipe.distil.train, objective(session), recipe.distil.view_pool)
 
 
 def train_network(
@@ -91,7 +88,6 @@ def train_network(
     network: Network,
     training: Training,
     goal: Objective,
-    after: str | None,
     view_pool: int = 0,
     number: int = 0,
 ) -> None:
@@ -99,7 +95,7 @@ def train_network(
     state = TrainState(initial(session, network, number), session.machine)
     resumed = session.folder.resume(stage)
     if resumed is None:
-        session.folder.begin(stage, after)
+        session.folder.begin(stage)
     else:
         tensors, numbers = resumed
         state.load(tensors, numbers["position"], training)

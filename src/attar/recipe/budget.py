@@ -18,7 +18,7 @@ Limit = int | float | str | None
 _COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _TIME_UNITS = {"": Fraction(1), "s": Fraction(1), "ms": Fraction(1, 10**3), "us": Fraction(1, 10**6)}
 _WHOLE = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9][0-9_]*"  # a comma in any other place may mean a point
-_NUMBER = re.compile(rf"\s*((?:{_WHOLE})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
+_NUMBER = re.compile(rf"\s*((?:{_WHOLE})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{{1,3}})?|\.[0-9]+)\s*([A-Za-z%]*)\s*")
 
 
 @dataclass(frozen=True)
