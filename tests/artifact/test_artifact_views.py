@@ -218,6 +218,15 @@ def test_a_view_of_another_network_is_found_out(harmed, tmp_path):
     assert failed == {"view model.onnx", "view model.int8.onnx"}
 
 
+def test_a_view_of_weights_that_hardly_differ_is_found_out_by_what_it_says(harmed):
+    file = onnx.load_from_string((harmed / "model.int8.onnx").read_bytes())
+    (fact,) = (fact for fact in file.metadata_props if fact.key == "attar.weights_sha256")
+    fact.value = "0" * 64
+    rewrite(harmed, "model.int8.onnx", file.SerializeToString())
+    (failed,) = (check for check in verify(harmed).checks if check.passed is False)
+    assert failed.name == "view model.int8.onnx" and "was made of other weights (000000000000)" in failed.detail
+
+
 @pytest.mark.parametrize("content", [b"", b"\x08\x07garbage", b"PK\x03\x04"])
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
 def test_views_that_are_none(harmed, name, content):

@@ -38,6 +38,10 @@ def export_onnx(
     return add_view(folder, ONNX, content, open_onnx(content))
 
 
+MADE_OF = "attar.weights_sha256"
+"""The fact of a file that says which weights it was made of; one that was fine-tuned for int8 has none."""
+
+
 def onnx_of(model: nn.Module, description: Description, weights: str = "") -> bytes:
     """The ONNX file of a network in eval mode, float32, on the CPU; raises ArtifactError.
 
@@ -48,7 +52,7 @@ def onnx_of(model: nn.Module, description: Description, weights: str = "") -> by
         "attar.mean": str(list(description.input.mean)),
         "attar.std": str(list(description.input.std)),
         "attar.class_names": "\n".join(description.class_names),
-        **({"attar.weights_sha256": weights} if weights else {}),
+        **({MADE_OF: weights} if weights else {}),
     }
     return to_onnx(FromPixels(model, description.input), example(description.input), facts)
 
@@ -118,6 +122,12 @@ def messages(part: Any) -> Iterator[Any]:
         if field.message_type is not None:
             for inner in [value] if hasattr(value, "ListFields") else value:
                 yield from messages(inner)
+
+
+def made_of(content: bytes) -> str:
+    """SHA-256 of the weights file that a file which `check_alone` has passed says it was made of; empty where it says nothing."""
+    said = import_extra("onnx", "onnx").load_from_string(content).metadata_props
+    return next((str(fact.value) for fact in said if fact.key == MADE_OF), "")
 
 
 def open_onnx(content: bytes, threads: int | None = None) -> Runner:

@@ -14,6 +14,7 @@ from attar.artifact.errors import ArtifactError
 from attar.artifact.folder import GOLDEN, OWN, WEIGHTS, load
 from attar.artifact.limits import within_memory
 from attar.artifact.manifest import Entry, check_file, read_file, read_manifest, unlisted
+from attar.artifact.onnx_view import made_of
 from attar.artifact.pt2_view import check_program
 from attar.artifact.replay import check_golden, count, difference, exceeded, golden_logits
 from attar.artifact.runners import open_view
@@ -107,6 +108,10 @@ def check_view(folder: Path, files: dict[str, Entry], name: str, run_programs: b
     if name != PT2 and find_spec("onnxruntime") is None:
         raise Skipped("onnxruntime is not installed")
     view = replay_view(folder, name, len(content), open_view(folder, name))
+    if name != PT2 and (weights := made_of(content)) not in ("", files[WEIGHTS].sha256):
+        raise ArtifactError(
+            f"was made of other weights ({weights[:12]}) than the artifact's ({files[WEIGHTS].sha256[:12]})"
+        )
     if not view.agrees:
         raise ArtifactError(str(view))
     return view
