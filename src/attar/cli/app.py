@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -238,10 +237,6 @@ def verify(
 def main() -> None:
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is not None:  # closed by whoever started this
-            if isinstance(
-                stream, TextIOWrapper
-            ):  # names may have letters that the encoding lacks: spelt out, not an error
-                stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Told(stream))
     if sys.platform == "darwin":  # read when torch is loaded: what MPS lacks, the CPU does
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable
+from io import TextIOWrapper
 from typing import Any
 
 
@@ -19,9 +20,14 @@ def plain(text: str) -> str:
 
 
 class Told:
-    """A standard stream that goes quiet once nobody reads it (`| head`): what is computed goes on, and keeps its exit code."""
+    """A standard stream that goes quiet once nobody reads it (`| head`): what is computed goes on, and keeps its exit code.
+
+    Letters that its encoding lacks are spelt out.
+    """
 
     def __init__(self, stream: Any) -> None:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
         self._stream = stream
 
     def write(self, text: str) -> int:

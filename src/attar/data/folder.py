@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +91,15 @@ def _parts(folder: Path, progress: Progress | None) -> list[tuple[Path, bool]]:
                 " classes; name them train/ and test/ (or val/)"
             )
         return [(folder, False)]
-    labelled = [test for test in tests if any(files for _, files in _class_folders(test))]
+    labelled = [test for test in tests if any(True for path in _sub_folders(test) for _ in _pictures_in(path))]
     parts = [(train, False)] + [(test, True) for test in labelled[:1]]
     used = [place for place, _ in parts]
     for aside in inner.values():
         if aside not in used:
-            what = f"{labelled[0].name}/ is the test part" if labelled else "a test part is called test/ or val/"
             if aside in tests and aside not in labelled:
                 what = "it has no class folders with pictures"
+            else:
+                what = f"{labelled[0].name}/ is the test part" if labelled else "a test part is called test/ or val/"
             tell(progress, f"{folder.name}: {aside.name}/ is left aside; {what}")
     return parts
 
@@ -117,22 +118,16 @@ def _tell_of_inner_classes(folder: Path, found: dict[Path, list[Path]], progress
 
 
 def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
-    """The sub-folders, and the pictures that each has at any depth, by name; what is hidden is none of them."""
+    """The sub-folders, and the pictures that each has at any depth, by name."""
+    return [(path, sorted(_pictures_in(path))) for path in _sub_folders(place)]
 
-    def shown(file: Path, path: Path) -> bool:
-        return not any(part.startswith(".") for part in file.relative_to(path).parts)
 
-    return [
-        (
-            path,
-            sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and shown(file, path) and file.is_file()
-            ),
-        )
-        for path in _sub_folders(place)
-    ]
+def _pictures_in(path: Path) -> Iterator[Path]:
+    """Those at any depth; what is hidden, or in a hidden folder, is none."""
+    for file in path.rglob("*"):
+        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if file.suffix.lower() in SUFFIXES and not hidden and file.is_file():
+            yield file
 
 
 def _sub_folders(place: Path) -> list[Path]:

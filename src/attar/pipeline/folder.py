@@ -161,7 +161,7 @@ class RunFolder:
         """Keep a stage's result; the checkpoint of its middle is no longer needed."""
         self._write(f"{stage}.safetensors", tensors, {"peak_memory": peak_memory(), **numbers})
         self._spent, self._since = 0.0, time.monotonic()
-        if self._kept_middle() is None:  # else an earlier stage's result was deleted, and taken anew
+        if not self._middle_is_needed():  # else an earlier stage's result was deleted, and taken anew
             (self.path / CHECKPOINT).unlink(missing_ok=True)
 
     def take_over(self, stage: str, other: RunFolder) -> None:
@@ -197,8 +197,7 @@ class RunFolder:
 
     def under_way(self, stage: str) -> bool:
         """Whether the run stopped in the middle of a stage; as far as it can be seen without a change."""
-        file = self.path / CHECKPOINT
-        return file.exists() and bool(read_numbers(file)["stage"] == stage)
+        return self._middle() == stage
 
     def begin(self, stage: str) -> None:
         """Start a stage from its beginning: drop what an earlier attempt logged. Lines of other stages stay.
@@ -206,24 +205,27 @@ class RunFolder:
         Raises:
             RunError: the middle of another stage is kept here, and would be lost.
         """
-        if (other := self._kept_middle()) not in (None, stage):
+        if self._middle_is_needed() and (other := self._middle()) != stage:
             raise RunError(
                 f"{self.path} stopped in the middle of {other}, and {stage}.safetensors, from before it, is gone: put that back, "
                 f"or delete {self.path / CHECKPOINT} to do {other} again from its beginning"
             )
-        kept = [line for line in self.metrics() if line["stage"] != stage]
         file = self.path / "metrics.jsonl"
-        before, now = file.read_bytes() if file.exists() else b"", "".join(json.dumps(line) + "\n" for line in kept)
-        if before and (before.count(b"\n") != len(kept) or not before.endswith(b"\n")):
-            write_whole(file, now)
+        kept = "".join(json.dumps(line) + "\n" for line in self.metrics() if line["stage"] != stage)
+        if file.exists() and file.read_bytes() != kept.encode():
+            write_whole(file, kept)
             self._redraw()
         self._spent, self._since = 0.0, time.monotonic()
 
-    def _kept_middle(self) -> str | None:
-        """The stage that is under way by its checkpoint; that of a finished stage is but left over."""
+    def _middle(self) -> str | None:
+        """The stage that the checkpoint is of, if there is one."""
         file = self.path / CHECKPOINT
-        stage = str(read_numbers(file)["stage"]) if file.exists() else None
-        return None if stage is None or self.finished(stage) else stage
+        return str(read_numbers(file)["stage"]) if file.exists() else None
+
+    def _middle_is_needed(self) -> bool:
+        """Whether there is a checkpoint that is more than what a finished stage left over."""
+        stage = self._middle()
+        return stage is not None and not self.finished(stage)
 
     def log(self, **values: Any) -> None:
         """Append a line to the metrics, with the `seconds` that the stage has taken so far."""

@@ -277,9 +277,7 @@ def _check_networks(session: Session) -> None:
                 f"logits {list(wanted)}, it gives {list(getattr(outputs, 'shape', [])) or type(outputs).__name__}; "
                 f"{place}.arguments may say how many classes"
             )
-        whole = place == "student" or network is teacher or teacher is None or teacher.weights is None
-        done = session.folder.finished("distil" if place == "student" else "teach")
-        if network.weights is not None and whole and not done:  # weights of all members stand for those of each
+        if network.weights is not None and not session.folder.finished("distil" if place == "student" else "teach"):
             known = session.data.image_shape[0], session.data.classes
             load_weights(model, Path(network.weights), f"{place}.weights", known)
     if recipe.prune is not None and not session.folder.finished("prune"):

@@ -123,16 +123,21 @@ class Part(NamedTuple):
 
 
 def parts_of(teacher: Teacher) -> list[Part]:
-    """The teacher itself, or the members of an ensemble in their order: what is built, taught and kept one by one."""
+    """The teacher itself, or the members of an ensemble in their order: what is built, taught and kept one by one.
+
+    Where the ensemble brings weights, these stand for its members' own, which are neither read nor taught.
+    """
     if not teacher.members:
         return [Part("teacher", "teach", teacher)]
-    return [Part(f"teacher.members[{n}]", f"teach-{n + 1}", member) for n, member in enumerate(teacher.members)]
+    members = teacher.members
+    if teacher.weights is not None:
+        members = tuple(member.model_copy(update={"weights": None, "train": None}) for member in members)
+    return [Part(f"teacher.members[{n}]", f"teach-{n + 1}", member) for n, member in enumerate(members)]
 
 
 def still_to_teach(teacher: Teacher) -> list[Part]:
-    """Those of its parts that a run trains: neither brought on their own, nor with the whole."""
-    brought = teacher.weights is not None
-    return [part for part in parts_of(teacher) if not brought and part.network.weights is None and part.network.train]
+    """Those of its parts that a run trains, as no weights of theirs were brought."""
+    return [part for part in parts_of(teacher) if part.network.weights is None and part.network.train]
 
 
 def network_spec(network: Network, channels: int, classes: int) -> BuilderSpec:

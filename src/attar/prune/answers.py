@@ -104,13 +104,12 @@ def relative_error(
         if not a.numel():
             continue
         a, b = (tensor.to(torch.promote_types(tensor.dtype, torch.float64)) for tensor in (a, b))
-        size = a.abs()
-        scale = float(size.where(size.isfinite(), 0).max().clamp_min(torch.finfo(torch.float64).tiny))
+        size = a.abs().where(a.isfinite(), 0)
+        scale = float(size.max().clamp_min(torch.finfo(torch.float64).tiny))
         difference = (a - b).abs().where(a != b, 0)
         if 0 < share < NEXT_TO_NOTHING:
             scale *= share
-            finite = size.where(size.isfinite(), 0)
-            difference = (difference - ROUNDED * finite.clamp_min(NEAR_ZERO * float(finite.median()))).clamp_min(0)
+            difference = (difference - ROUNDED * size.clamp_min(NEAR_ZERO * float(size.median()))).clamp_min(0)
         error = float(difference.max()) / scale
         worst = max(worst, error if error == error else float("inf"))
     return worst

@@ -10,9 +10,6 @@ from attar.prune.labels import Labels, Plane, Value, contract, pointwise
 from attar.prune.movement import move
 from attar.prune.rules import combined, unknown, vector, whole_places
 
-GROUPS_PLACE = {"convolution": 8}
-"""Which argument of a convolution its groups are, where it is not the sixth."""
-
 
 def linear(labels: Labels, call: Call) -> Value:
     value, weight = call.args[:2]
@@ -114,7 +111,12 @@ def is_transposed(call: Call) -> bool:
 
 def groups_of(call: Call) -> Any:
     """The groups of a convolution: a number, or what the code computes."""
-    return call.get(GROUPS_PLACE.get(call.name, 6), "groups", 1)
+    return call.get(groups_place(call), "groups", 1)
+
+
+def groups_place(call: Call) -> int:
+    """Where its groups stand among the arguments of a convolution, counted from 0."""
+    return 8 if call.name == "convolution" else 6
 
 
 def _whole_multiplier(labels: Labels, weight: Value) -> Value:

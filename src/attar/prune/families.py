@@ -24,6 +24,9 @@ CONVOLUTIONS = _family("conv1d conv2d conv3d")
 TRANSPOSED = _family("conv_transpose1d conv_transpose2d conv_transpose3d")
 """The weight is (read, made by each group, ...)."""
 
+ALL_CONVOLUTIONS = CONVOLUTIONS | TRANSPOSED | {"convolution"}
+"""Also the one of any kind, whose arguments say whether it is transposed."""
+
 LAYERS = CONVOLUTIONS | _family("linear layer_norm rms_norm batch_norm group_norm")
 """The weight and the bias have a row for each unit of the result: what multiplies these rows multiplies the unit."""
 

@@ -19,7 +19,7 @@ from attar.prune.axes import Axes
 from attar.prune.batch import shared_batch
 from attar.prune.call import Call
 from attar.prune.contractions import einsum_letters, is_transposed
-from attar.prune.families import ADDED_PRODUCTS, CONVOLUTIONS, PRODUCTS, TRANSPOSED
+from attar.prune.families import ADDED_PRODUCTS, ALL_CONVOLUTIONS, PRODUCTS
 from attar.prune.labels import Plane, Value
 from attar.prune.propagate import Walk
 from attar.prune.structure import Term
@@ -48,7 +48,7 @@ def mac_terms(walk: Walk, axes: Axes) -> list[Term]:
 
 def multiply_accumulates(call: Call) -> float:
     """Multiply-accumulates of a contraction in a call with `batch` samples as captured, or 0."""
-    if call.name in CONVOLUTIONS | TRANSPOSED | {"linear", "convolution"}:
+    if call.name in ALL_CONVOLUTIONS | {"linear"}:
         return math.prod(call.args[0].shape if is_transposed(call) else call.shape) * math.prod(call.args[1].shape[1:])
     if call.name in PRODUCTS:
         return math.prod(call.shape) * call.args[0].shape[-1]

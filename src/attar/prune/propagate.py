@@ -18,7 +18,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("linear",), contractions.linear),
     **dict.fromkeys(families.PRODUCTS | families.ADDED_PRODUCTS, contractions.matmul),
     "einsum": contractions.einsum,
-    **dict.fromkeys(families.CONVOLUTIONS | families.TRANSPOSED | {"convolution"}, contractions.convolution),
+    **dict.fromkeys(families.ALL_CONVOLUTIONS, contractions.convolution),
     **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_functional"], rules.batch_norm),
     **dict.fromkeys(families.LAYER_NORMS, rules.layer_norm),
     **dict.fromkeys(("group_norm",), rules.group_norm),

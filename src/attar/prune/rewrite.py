@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 
 from attar.prune.call import Call
-from attar.prune.contractions import GROUPS_PLACE, groups_of, is_transposed
-from attar.prune.families import CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES, TRANSPOSED
+from attar.prune.contractions import groups_of, groups_place, is_transposed
+from attar.prune.families import ALL_CONVOLUTIONS, EQUAL_PARTS, LAYER_NORMS, MAKERS, MOVES, PADS, SLICES
 from attar.prune.labels import Plane, Value
 from attar.prune.nodes import place
 from attar.prune.propagate import Walk
@@ -135,7 +135,7 @@ class Rewriter:
                 for number, size in enumerate(args[2])
             ]
             copy.args = tuple(args)
-        elif name in CONVOLUTIONS | TRANSPOSED | {"convolution"}:
+        elif name in ALL_CONVOLUTIONS:
             self._convolution(copy, call)
         elif name in LAYER_NORMS:
             start = len(out.shape) - len(args[1])
@@ -174,7 +174,7 @@ class Rewriter:
         copy.args = tuple(args)
 
     def _convolution(self, copy: torch.fx.Node, call: Call) -> None:
-        groups, place = groups_of(call), GROUPS_PLACE.get(call.name, 6)
+        groups, place = groups_of(call), groups_place(call)
         if groups == 1:
             return
         value, weight = call.args[:2]
