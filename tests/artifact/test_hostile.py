@@ -285,6 +285,15 @@ def test_verify_counts_for_itself(artifact):
     assert found["counts"].passed and found["budget"].passed is False
 
 
+def test_verify_does_not_say_that_a_latency_holds(artifact):
+    change_architecture(artifact, budget={"params": 10_000, "latency": 0.005})
+    found = {check.name: check for check in verify(artifact).checks}["budget"]
+    assert found.passed and found.detail.startswith("10,000 params; latency of 5 ms not measured here")
+    change_architecture(artifact, budget={"latency": 0.005})
+    found = {check.name: check for check in verify(artifact).checks}["budget"]
+    assert found.passed is None and "not measured here" in found.detail
+
+
 def test_other_weights_than_those_of_the_golden_batch(artifact):
     tensors = load_file(artifact / "model.safetensors")
     tensors["fc.bias"][1] += 0.01

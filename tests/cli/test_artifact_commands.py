@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from attar.artifact import view_names
+from attar.artifact import save, view_names
 from attar.cli.app import app
 from attar.data import load_data
+from attar.models import BuilderSpec
 
 ROOT = Path(__file__).parents[2]
 SHORT = [
@@ -190,6 +192,33 @@ def test_bench_tells_of_a_run_without_a_teacher(bare):
     result = attar("bench", bare, "--teacher")
     assert result.exit_code == 2
     assert "leave --teacher out" in result.output
+
+
+def test_bench_does_not_take_the_teacher_of_another_run(finished):
+    guest = finished / "guest"
+    shutil.copytree(finished / "artifact", guest)
+    try:
+        result = attar("bench", guest, "--teacher")
+        assert result.exit_code == 2 and "is not its artifact" in result.output
+    finally:
+        shutil.rmtree(guest)
+
+
+def test_pictures_of_two_channels_there_are_none(tmp_path):
+    spec = BuilderSpec("resnet20", {"widths": (4, 6, 8), "classes": 2, "in_channels": 2})
+    golden = torch.zeros(1, 2, 8, 8, dtype=torch.uint8)
+    save(
+        tmp_path / "two",
+        spec.build(),
+        spec,
+        input_size=(2, 8, 8),
+        mean=(0.0, 0.0),
+        std=(1.0, 1.0),
+        golden=golden,
+        class_names=("a", "b"),
+    )
+    result = attar("predict", tmp_path / "two", tmp_path / "x.png")
+    assert result.exit_code == 2 and "takes images of 2 channels" in result.output
 
 
 def test_pictures_become_what_the_network_takes(finished):

@@ -142,6 +142,8 @@ def test_python_data_sets() -> None:
     assert np.array_equal(data.images.permute(0, 2, 3, 1).numpy(), made["x_train"])
     assert np.array_equal(data.test_images.permute(0, 2, 3, 1).numpy(), made["x_test"])
     assert data.labels.tolist() == made["y_train"].tolist()
+    whole = [((image * 255).round().bfloat16(), label) for image, label in tensors]  # which has them all up to 256
+    assert torch.equal(from_dataset(whole, whole, class_names="abc").images, data.test_images)
     assert from_dataset(pictures, pictures).class_names == ("0", "1", "2")
 
     class Named(list):  # type: ignore[type-arg]

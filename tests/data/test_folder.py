@@ -59,7 +59,8 @@ def test_train_and_test_folders(tmp_path: Path, cache: Path) -> None:
     assert data.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert any("val/ is left aside" in line for line in told)
     assert [line for line in told if "no pictures" in line] == [
-        "animals: train/aardvark/ has no pictures and is left out; it is no class"
+        "animals: files that are no pictures attar reads are left out: 1 .txt",
+        "animals: train/aardvark/ has no pictures and is left out; it is no class",
     ]
 
     began = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
@@ -254,6 +255,25 @@ def test_hidden_copies_are_no_pictures_and_train_may_be_a_class(tmp_path: Path) 
     (top / "car" / "1.png").rename(top / "car" / os.fsdecode(b"caf\xe9.png"))  # no UTF-8
     data = load_data(f"folder:{top}")
     assert data.class_names == ("car", "train") and len(data.images) + len(data.test_images) == 20
+
+
+def test_links_are_followed_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    top = tmp_path / "linked"
+    fill(top, 5)
+    name = next(path for path in sorted(top.iterdir()))
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(tmp_path / "elsewhere" / "deep" / "far.png")
+    (name / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "deep" / "circle").symlink_to(top)
+    (name / "a.heic").touch()
+    (name / "b.HEIC").touch()
+    (name / "notes").touch()
+    (name / "Thumbs.db").touch()
+    told: list[str] = []
+    before = len(list(top.rglob("*.png")))
+    data = load_data(f"folder:{top}", progress=lambda line, fraction: told.append(line))
+    assert len(data.images) + len(data.test_images) > before
+    assert "linked: files that are no pictures attar reads are left out: 2 .heic, 1 notes" in told
 
 
 def test_parts_by_other_names_are_no_classes(tmp_path: Path) -> None:

@@ -18,6 +18,15 @@ def test_a_configuration_becomes_a_network_that_gives_logits():
     assert "resnet.embedder.embedder.convolution.weight" in model.state_dict()
 
 
+def test_a_folder_that_happens_to_be_called_as_a_type_is_none(tmp_path, monkeypatch):
+    (tmp_path / "resnet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert build("hf:resnet", classes=7, **SMALL).config.num_labels == 7
+    (tmp_path / "resnet" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no configuration of a model"):
+        build("hf:resnet", classes=7, **SMALL)
+
+
 def test_it_can_be_pruned():
     import attar
 

@@ -74,6 +74,16 @@ def test_errors_of_unusual_numbers():
     assert error([True, False], [True, True]) == error([1 + 0j], [0j]) == 1
 
 
+def test_an_answer_that_hardly_hangs_on_the_inputs_is_measured_by_what_does():
+    first, share = torch.tensor([1.0, -2.0, 1.5], dtype=torch.float64), 1e-6
+
+    def error(difference):
+        return relative_error([first], [first + torch.tensor([difference, 0, 0])], [share])
+
+    assert 1e-16 < error(2e-15) < 1e-14  # rounding is told as what it is
+    assert error(2e-9) == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_numbers_in_the_examples_range():
     example = (torch.tensor([3.0, 5.0, -INF]).expand(100, 3), torch.ones(100), torch.zeros(100), torch.tensor([1, 2]))
     call = random_call(example, {}, torch.device("cpu"), numbers="range")[0]

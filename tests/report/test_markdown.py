@@ -8,7 +8,17 @@ from markdown_it import MarkdownIt  # rich brings it
 from attar.report import Outcome, compare, comparison_markdown, table
 from attar.report.write import _confusion
 
-NAMES = ["x|y", "<unk>", "new\nline", "back\\|slash\\", "a < b", "</td><script>alert(1)</script>"]
+NAMES = [
+    "x|y",
+    "<unk>",
+    "new\nline",
+    "back\\|slash\\",
+    "a < b",
+    "</td><script>alert(1)</script>",
+    "*a* _b_",
+    "[d](e) `f`",
+    "&amp; ~~g~~",
+]
 
 
 def rendered(page: str) -> list[list[str]]:

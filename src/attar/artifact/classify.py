@@ -44,12 +44,15 @@ def classify(
         allow: names of builders that the artifact may call, as for `attar.load`.
 
     Raises:
-        ArtifactError: the artifact or the view cannot be opened, or has not as many class names as logits.
+        ArtifactError: the artifact or the view cannot be opened, takes neither grey images nor RGB, or has not as many
+            class names as logits.
         DataError: Pillow is missing. Files that cannot be read are told by `Guess.error`.
     """
     pillow()
-    run = open_runner(path, view, allow=allow)
     description = describe(path)
+    if (channels := description.input.size[0]) not in (1, 3):
+        raise ArtifactError(f"{path} takes images of {channels} channels; pictures are read as grey (1) or RGB (3)")
+    run = open_runner(path, view, allow=allow)
     for start in range(0, len(files), BATCH):
         yield from _batch(run, description, [str(file) for file in files[start : start + BATCH]], top)
 

@@ -18,7 +18,7 @@ _MOST_CHANNELS = 4
 def to_images(array: Array, what: str) -> Tensor:
     """Images of (N, H, W), (N, H, W, C) or (N, C, H, W), C at most 4, as uint8 (N, C, H, W).
 
-    Integers must be 0..255; numbers with a fraction 0..1, which become 0..255. Raises DataError, which starts with
+    Whole numbers, of any type, must be 0..255; fractions 0..1, which become 0..255. Raises DataError, which starts with
     `what`, for anything else: images that were normalised lost their range.
     """
     if array.ndim == 3:
@@ -77,11 +77,10 @@ def _to_uint8(array: Array, what: str) -> Array:
             f"{what}: {len(bad):,} of the {len(array):,} images hold NaN, the first of them number {bad[0]}"
         )
     low, high = array.min(), array.max()
-    if not (low >= 0 and high <= (255 if array.dtype.kind in "iu" else 1)):
+    whole = array.dtype.kind in "iu" or (high > 1 and np.array_equal(array, np.rint(array)))  # many keep them as floats
+    if not (low >= 0 and high <= (255 if whole else 1)):
         raise DataError(
             f"{what} are {array.dtype} from {low} to {high}; attar takes whole numbers 0..255, or fractions 0..1 (it"
             " normalises images itself)"
         )
-    if array.dtype.kind == "f":
-        array = np.rint(array * 255)
-    return array.astype(np.uint8)
+    return (array if whole else np.rint(array * 255)).astype(np.uint8)

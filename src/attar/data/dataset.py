@@ -77,7 +77,7 @@ def _read(data: Dataset, what: str, progress: Progress | None) -> tuple[Tensor, 
 def _array(image: Any) -> Array:
     """An array as it is; Pillow's image in grey or colours; a tensor (C, H, W) with its channels last."""
     if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
+        array = (image.float() if image.dtype == torch.bfloat16 else image).detach().cpu().numpy()
         return array.transpose(1, 2, 0) if array.ndim == 3 else array
     if (mode := getattr(image, "mode", None)) in _PLAIN:
         image = image.convert(_PLAIN[mode])

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from attar.data.pictures import SUFFIXES
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation")
+_OF_SYSTEMS = ("Thumbs.db", "desktop.ini")
+"""What Windows leaves behind in folders."""
 _LIKE_A_PART = re.compile(r"(train|test|val|dev)(ing|id|idation)?(set|data|images)?([\W_\d].*)?")
 """Names of folders that are no classes: train_set, test-images, val2017."""
 
@@ -52,6 +55,7 @@ def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], l
     """The pictures in a fixed order, and the class names."""
     parts = _parts(folder, progress)
     inside = [(path, files, test) for place, test in parts for path, files in _class_folders(place)]
+    _tell_of_other_files(folder, [path for path, _, _ in inside], progress)
     for path, files, _ in inside:
         if not files:
             tell(
@@ -122,12 +126,38 @@ def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
     return [(path, sorted(_pictures_in(path))) for path in _sub_folders(place)]
 
 
+def _tell_of_other_files(folder: Path, places: Sequence[Path], progress: Progress | None) -> None:
+    """Says which files of the class folders are left out, by what their names end with."""
+    others = Counter(
+        file.suffix.lower() or file.name
+        for place in places
+        for file in _files_in(place)
+        if file.suffix.lower() not in SUFFIXES and file.name not in _OF_SYSTEMS
+    )
+    if others:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(10))
+        tell(progress, f"{folder.name}: files that are no pictures attar reads are left out: {kinds}", logging.WARNING)
+
+
 def _pictures_in(path: Path) -> Iterator[Path]:
-    """Those at any depth; what is hidden, or in a hidden folder, is none."""
-    for file in path.rglob("*"):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.suffix.lower() in SUFFIXES and not hidden and file.is_file():
+    """Those at any depth."""
+    for file in _files_in(path):
+        if file.suffix.lower() in SUFFIXES and file.is_file():
             yield file
+
+
+def _files_in(place: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Files at any depth, through links, too, unless they lead in a circle; what is hidden, or in a hidden folder, is none."""
+    here = place.resolve()
+    if here in above:
+        return
+    for path in place.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_in(path, (*above, here))
+        else:
+            yield path
 
 
 def _sub_folders(place: Path) -> list[Path]:

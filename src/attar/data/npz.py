@@ -39,7 +39,7 @@ def from_arrays(arrays: Mapping[str, Array], name: str, source: str, progress: P
     if "val_images" in arrays:
         tell(progress, f"{Path(source).name}: its {len(arrays['val_images'])} validation images are left aside")
     train, test = (
-        (to_images(_bytes(arrays[images]), f"{source}: {images}"), to_labels(arrays[labels], f"{source}: {labels}"))
+        (to_images(arrays[images], f"{source}: {images}"), to_labels(arrays[labels], f"{source}: {labels}"))
         for images, labels in (layout[:2], layout[2:])
     )
     names = arrays.get("class_names")
@@ -50,16 +50,6 @@ def from_arrays(arrays: Mapping[str, Array], name: str, source: str, progress: P
     data = image_data(name, train, test, class_names, source)
     tell_unseen(data.labels, class_names, Path(source).name, progress)
     return data
-
-
-def _bytes(images: Array) -> Array:
-    """Whole numbers 0..255 kept as fractions' type, as many sets are, in their own; all else as it is."""
-    if images.dtype.kind != "f" or not images.size:
-        return images
-    low, high = images.min(), images.max()
-    return (
-        images.astype(np.uint8) if low >= 0 and 1 < high <= 255 and np.array_equal(images, np.rint(images)) else images
-    )
 
 
 def _read(path: Path) -> Mapping[str, Array]:

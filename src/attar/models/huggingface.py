@@ -34,13 +34,15 @@ ABOUT_FILES = frozenset(
 def configured(name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """`hf:FOLDER`, of `save_pretrained`, as `hf:TYPE` and the arguments that its config.json spells out.
 
-    Other names are returned as they are; `arguments` go over what the file says. Raises ValueError if the folder has no
-    configuration of a model.
+    Other names are returned as they are, and so are those of types beside which a folder without such a file happens to
+    lie; `arguments` go over what the file says. Raises ValueError if the file is no configuration of a model.
     """
     place = Path(name.removeprefix("hf:")).expanduser()
     if not name.startswith("hf:") or not place.is_dir():
         return name, dict(arguments)
     file = place / "config.json"
+    if len(place.parts) == 1 and not file.exists() and not name.endswith("/"):
+        return name, dict(arguments)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         kind = config["model_type"]

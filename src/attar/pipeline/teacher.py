@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar import artifact
 from attar.artifact import Bench, Description
-from attar.pipeline.folder import RunError, read_json
+from attar.pipeline.folder import RunError, RunFolder, read_json
 from attar.pipeline.session import network_spec
 from attar.recipe import Teacher
 from attar.recipe.types import Network
@@ -35,10 +35,13 @@ def bench_teacher(
         RunError: the artifact does not lie in a run that taught a network.
         ArtifactError: the teacher is a network of code that was not allowed.
     """
-    run = Path(path).resolve().parent
+    there = Path(path).resolve()
+    run = there.parent
     weights = run / "teach.safetensors"
     if not (run / "run.json").is_file() or not weights.is_file():
         raise RunError(f"{path} does not lie in a run with a teacher's network (no {weights.name} beside it)")
+    if there != RunFolder(run).artifact:
+        raise RunError(f"{path} lies in a run, but is not its artifact, whose teacher would be measured")
     teacher = Teacher.model_validate(read_json(run / "run.json")["recipe"]["teacher"])
     tensors = read_checkpoint(weights)[0]
     parts: list[tuple[str, Network, Mapping[str, Tensor]]] = [("teacher", teacher, tensors)]

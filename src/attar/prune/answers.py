@@ -93,7 +93,7 @@ def relative_error(
     Args:
         first, second: the answers.
         change: of each tensor, how much of that magnitude changes with the inputs. Where it is next to nothing (one logit is
-            -1e9, say), differences are measured by that, and what rounding makes of each number is no difference.
+            -1e9, say), what a difference has beyond rounding is measured by that, too, and the larger of the two counts.
     """
     if not same_shapes(first, second):
         return float("inf")
@@ -107,9 +107,9 @@ def relative_error(
         size = a.abs().where(a.isfinite(), 0)
         scale = float(size.max().clamp_min(torch.finfo(torch.float64).tiny))
         difference = (a - b).abs().where(a != b, 0)
-        if 0 < share < NEXT_TO_NOTHING:
-            scale *= share
-            difference = (difference - ROUNDED * size.clamp_min(NEAR_ZERO * float(size.median()))).clamp_min(0)
         error = float(difference.max()) / scale
+        if 0 < share < NEXT_TO_NOTHING:
+            beyond = (difference - ROUNDED * size.clamp_min(NEAR_ZERO * float(size.median()))).clamp_min(0)
+            error = max(float(beyond.max()) / (scale * share), error)
         worst = max(worst, error if error == error else float("inf"))
     return worst

@@ -7,6 +7,8 @@ from typing import Any
 
 SPECIAL = re.compile(r"`[^`]*`|\\|<(?=[A-Za-z/!?])")
 """Code, in which nothing is special, and what else is: backslashes, and the beginnings of tags."""
+MARKS = re.compile(r"[\\`*_\[\]<>|~&#]")
+"""What Markdown may take for a mark wherever it stands."""
 NUMBER = re.compile(r"[-+]?[\d,.]+( ?[%x×]| \w{1,3})?|-|")
 """A figure with perhaps a unit, or that there is none."""
 
@@ -27,8 +29,14 @@ def table(heads: list[str], rows: list[list[str]], terminal: bool = False) -> st
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
+class Literal(str):
+    """A text that may hold anything, such as a class name: nothing in it is Markdown."""
+
+
 def cell(text: str) -> str:
     """A text that stays in its row and its column and is no HTML; code and links in it stay what they are."""
+    if isinstance(text, Literal):
+        return MARKS.sub(r"\\\g<0>", " ".join(text.splitlines()))
     line = SPECIAL.sub(lambda found: found[0] if found[0][0] == "`" else f"\\{found[0]}", " ".join(text.splitlines()))
     return line.replace("|", "\\|")
 
@@ -85,7 +93,7 @@ def commonest_rows(confusion: dict[str, Any]) -> list[list[str]]:
     """The commonest mistakes, under `COMMONEST`."""
     names = confusion["classes"]
     return [
-        [names[row["is"]], names[row["taken_for"]], str(row["images"]), f"{row['of_class']:.1%}"]
+        [Literal(names[row["is"]]), Literal(names[row["taken_for"]]), str(row["images"]), f"{row['of_class']:.1%}"]
         for row in confusion["commonest"]
     ]
 

@@ -13,6 +13,7 @@ from attar.report.markdown import (
     NONE_WRONG,
     READING,
     TIMES,
+    Literal,
     commits,
     commonest_rows,
     count_of_wrong,
@@ -145,7 +146,7 @@ def _learning(facts: Facts) -> str:
 
 def _confusion(facts: Facts) -> str:
     confusion = facts["confusion"]
-    names, matrix = confusion["classes"], confusion["matrix"]
+    names, matrix = list(map(Literal, confusion["classes"])), confusion["matrix"]
     if not confusion["commonest"]:
         return f"## Confusion\n\n{NONE_WRONG}"
     parts = ["## Confusion"]
@@ -158,7 +159,7 @@ def _confusion(facts: Facts) -> str:
 
 def _mistakes(facts: Facts) -> str:
     """Single images of those that are wrong."""
-    names, shown = facts["confusion"]["classes"], spread(facts["mistakes"]["shown"], MISTAKES)
+    names, shown = list(map(Literal, facts["confusion"]["classes"])), spread(facts["mistakes"]["shown"], MISTAKES)
     if not shown:
         return ""
     rows = []
