@@ -19,6 +19,7 @@ from small_runs import DIGITS, SMALL
 from attar.pipeline import folder as folder_module
 from attar.pipeline import run
 from attar.pipeline.folder import RunError, RunFolder
+from attar.pipeline.interrupt import Interrupted, StopSignal
 from attar.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,15 @@ def test_ctrl_c_saves_and_leaves_cleanly(recipe, tmp_path):
     assert "the same command goes on" in said
     assert "Traceback" not in said
     assert (out / "checkpoint.safetensors").exists()  # none was due for minutes
+
+
+def test_a_signal_that_nobody_saw_interrupts_where_it_was_waited_for():
+    with pytest.raises(KeyboardInterrupt), StopSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted), StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        raise Interrupted
 
 
 def test_a_run_killed_while_its_first_file_is_written_begins_anew(tmp_path):

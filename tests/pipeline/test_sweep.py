@@ -273,3 +273,5 @@ def test_a_folder_of_another_sweep_is_refused(tmp_path):
 def test_an_axis_given_twice_is_refused():
     with pytest.raises(RecipeError, match="given twice"):
         grid(DIGITS, ["seed=0,1"], (0, 1))
+    with pytest.raises(RecipeError, match="given twice"):
+        grid(DIGITS, ['"seed"=0,1', " distil . alpha=0.5"], (0, 1))

@@ -10,6 +10,7 @@ from small_runs import DIGITS, SMALL
 from attar.artifact import verify
 from attar.pipeline import environment, run
 from attar.pipeline.folder import RunError
+from attar.pipeline.record import write_record
 from attar.pipeline.watch import Silent
 from attar.recipe import load_recipe
 
@@ -133,7 +134,7 @@ def test_runs_of_edited_or_unknown_code_are_refused(place, tmp_path, commit, exp
 def test_a_run_that_went_on_with_edited_code_is_refused_and_its_report_says_so(
     place, finished_runs, tmp_path, monkeypatch
 ):
-    """Stopped and given again, here of a finished run: what the first start knew is not all."""
+    """Stopped and given again: what the first start knew is not all. Of a finished run nothing but the pages is made again."""
     out = tmp_path / "a"
     shutil.copytree(place / "a", out)
     facts = json.loads((out / "run.json").read_text())
@@ -148,15 +149,20 @@ def test_a_run_that_went_on_with_edited_code_is_refused_and_its_report_says_so(
     assert not notes
     assert zoo(tmp_path, "add", out, "small", "--records", place / "records").exit_code == 0
     monkeypatch.setattr(environment, "_commit", lambda: COMMIT + "+changes")
+    run(load_recipe(DIGITS, SMALL), out, watcher)
+    assert not notes and json.loads((out / "run.json").read_text())["starts"] == ["attar run digits.toml"]
+    for name in ("export.safetensors", "test.json"):
+        (out / name).unlink()
     for _ in range(2):
         run(load_recipe(DIGITS, SMALL), out, watcher)
     assert len(notes) == 1 and f"commit {COMMIT} before, {COMMIT}+changes now" in notes[0]
     starts = json.loads((out / "run.json").read_text())["starts"]
     assert [start if isinstance(start, str) else start["commit"][40:] for start in starts] == [
-        "attar run digits.toml", "", "", "+changes", "+changes"
+        "attar run digits.toml", "+changes"
     ]  # fmt: skip
     assert f"| commit | {COMMIT}, then {COMMIT}+changes |" in (out / "artifact/report.md").read_text()
-    said = zoo(tmp_path, "add", out, "other", "--records", place / "records")
+    write_record(out, tmp_path / "records")
+    said = zoo(tmp_path, "add", out, "other", "--records", tmp_path / "records")
     assert said.exit_code == 2 and "edited code" in said.output
 
 

@@ -45,7 +45,7 @@ def test_family(family: str) -> None:
     whole = count_params(model)
     pruner = Pruner(model, example)
     cut = pruner.cut(shares(pruner, 3))
-    assert cut.proof < 1e-10
+    assert 0 < cut.proof < 1e-13  # rounding, and not taken off the figure
     assert count_params(model) == pruner.cost().params < 0.9 * whole
     model.train()
     model(example).square().mean().backward()

@@ -233,6 +233,16 @@ def test_a_teacher_with_members_is_read_again_from_toml(tmp_path, whole):
     assert load(tmp_path, recipe_toml(recipe, whole=whole)) == recipe
 
 
+def test_any_text_is_read_again_and_what_toml_cannot_say_is_refused(tmp_path):
+    values = load(tmp_path, GOOD).model_dump(mode="json")
+    values["student"]["arguments"] = {'a"\\\x7f': 'a"\\\x7f\n\u2028', "b": ["\x7f"]}
+    recipe = check_recipe(values)
+    assert load(tmp_path, recipe_toml(recipe)) == recipe
+    values["student"]["arguments"] = {"a": None, "b": [1, [None]]}
+    with pytest.raises(RecipeError, match=r"student\.arguments.*a list holds None"):
+        check_recipe(values)
+
+
 def test_recipes_and_help_do_without_torch():
     code = "import attar, attar.recipe, sys; attar.recipe.load_recipe(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(RECIPES[0])], check=True)

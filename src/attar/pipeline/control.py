@@ -122,7 +122,7 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
 
 def _stretched(train: dict[str, Any], seen: int, samples: int) -> dict[str, Any]:
     """The training with as many epochs as show `seen` images, up to one batch."""
-    steps = round(seen / min(train["batch"], samples))
+    steps = max(1, round(seen / min(train["batch"], samples)))
     stretched = {**train, "epochs": steps / max(1, samples // train["batch"])}
     assert steps_for(Training(**stretched), samples) == steps
     return stretched

@@ -78,6 +78,11 @@ class RunFolder:
             )
 
     @property
+    def done(self) -> bool:
+        """Whether every stage is done and the test images are read."""
+        return (self.path / TEST).is_file()
+
+    @property
     def artifact(self) -> Path:
         return self.path / "artifact"
 
@@ -91,6 +96,8 @@ class RunFolder:
 
     def adopt(self, recipe: Recipe, facts: dict[str, Any]) -> dict[str, Any]:
         """Record a new run, or check that the folder's old run is this very one; what is exported may change until it is.
+
+        A start of a run that is done makes nothing but its pages again, and is not recorded.
 
         Args:
             recipe: what is to be run.
@@ -108,7 +115,8 @@ class RunFolder:
             self.write_json("run.json", {"recipe": plain, **facts, "starts": [_start(facts)]})
             return facts
         old["recipe"]["export"] = plain["export"]
-        self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
+        if not self.done:
+            self.write_json("run.json", {**old, "starts": [*old["starts"], _start(facts)]})
         return old
 
     def recorded(self, recipe: Recipe, facts: dict[str, Any] | None = None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 
 from attar.recipe import Recipe, RecipeError, load_recipe
+from attar.recipe.load import key_parts
 
 LONGEST = 120
 """Characters of a point's name; a longer one is cut and told apart by a hash."""
@@ -40,7 +41,8 @@ def grid(recipe: str | Path | Sequence[str | Path], axes: Sequence[str], seeds: 
     """
     table = [_axis(axis) for axis in axes] + ([("seed", [str(seed) for seed in seeds])] if seeds else [])
     keys = [key for key, _ in table]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
+    places = list(map(key_parts, keys))  # "seed" and seed are one
+    if twice := next((key for key, place in zip(keys, places) if places.count(place) > 1), None):
         raise RecipeError(f"{twice} is given twice; write all its values in one place: {twice}=a,b")
     recipes = [recipe] if isinstance(recipe, str | Path) else list(recipe)
     points: list[Point] = []

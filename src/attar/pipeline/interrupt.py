@@ -12,7 +12,10 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """A context in which the first signal only raises a flag; a second one interrupts at once."""
+    """A context in which the first signal only raises a flag; a second one interrupts at once.
+
+    Who leaves the context with a flag raised has not seen it, and is interrupted then.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -29,6 +32,8 @@ class StopSignal:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if self.asked and kind is None:
+            raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:

@@ -169,7 +169,7 @@ def prepare(recipe: Recipe, folder: RunFolder, watcher: Watcher, data: Given = N
     known = [start for start in first.get("starts", []) if not isinstance(start, str)]
     before, now = (known or [first["environment"]])[-1], facts["environment"]
     for what in CODE:
-        if before[what] != now[what]:
+        if before[what] != now[what] and not session.folder.done:
             watcher.note(f"goes on with other code ({what} {before[what]} before, {now[what]} now): this is recorded")
     return session
 

@@ -59,7 +59,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _override(values, override)
-    given = list(dict.fromkeys(tuple(map(_number, _parts(override.partition("=")[0]))) for override in overrides))
+    given = list(dict.fromkeys(tuple(map(_number, key_parts(override.partition("=")[0]))) for override in overrides))
     lines = {place: line for place, line in _lines(text).items() if place not in given}
     return check_recipe(values, where=str(path), lines=lines, given=given)
 
@@ -118,7 +118,7 @@ def value_of(text: str) -> Any:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
-    parts = _parts(key)
+    parts = key_parts(key)
     if not equals or not all(parts):
         raise RecipeError(f"override {override!r}: write it as key=value, for example distil.temperature=2")
     table: Any = values
@@ -130,7 +130,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     table[_position(table, parts[:-1], parts[-1], override)] = value_of(raw)
 
 
-def _parts(key: str) -> list[str]:
+def key_parts(key: str) -> list[str]:
     """Of a key with dots, which TOML lets stand within quotes: floors."conv1.weight"."""
     try:
         table: Any = tomllib.loads(f"{key} = 0")
@@ -171,7 +171,7 @@ def _lines(text: str) -> dict[Place, int]:
     table: Place = ()
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$", line):
-            table = place(_parts(header[2]))
+            table = place(key_parts(header[2]))
             if header[1] == "[[":
                 lines.setdefault(table, number)
                 tables[table] = tables.get(table, 0) + 1
@@ -179,7 +179,7 @@ def _lines(text: str) -> dict[Place, int]:
                 table = (*table, tables[table] - 1)
             lines.setdefault(table, number)
         elif key := re.match(r"\s*([A-Za-z0-9_.\-\"']+)\s*=", line):
-            lines.setdefault((*table, *_parts(key[1])), number)
+            lines.setdefault((*table, *key_parts(key[1])), number)
     return lines
 
 

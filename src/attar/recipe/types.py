@@ -123,6 +123,15 @@ class Training(Table):
         return self
 
 
+def _null_in_list(value: Any, inside: bool = False) -> bool:
+    """Whether None stands in a list, at any depth; as a table's value it only says that nothing is given."""
+    if isinstance(value, dict):
+        return any(_null_in_list(inner) for inner in value.values())
+    return (inside and value is None) or (
+        isinstance(value, list | tuple) and any(_null_in_list(inner, inside=True) for inner in value)
+    )
+
+
 class Network(Table):
     """A network by its builder's name: `resnet20`, `timm:NAME`, `torchvision:NAME`, `hf:TYPE` or `package.module:function`."""
 
@@ -138,6 +147,15 @@ class Network(Table):
     def _named(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("the name of a builder is empty; `attar models` lists them")
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _fit_for_toml(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if _null_in_list(value):
+            raise ValueError(
+                "a list holds None, which TOML cannot say; give the builder a function of your own that does"
+            )
         return value
 
 
