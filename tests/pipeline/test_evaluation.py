@@ -47,6 +47,18 @@ def test_naming_the_data_changes_nothing(place: Path):
         assert other.correct == by_default.correct and other.confidences.equal(by_default.confidences)
 
 
+def test_the_same_name_elsewhere_is_brought_to_the_artifacts_size(place: Path):
+    made(
+        place / "natural", {"source": "folder:imgs", "folder": None, "size": None}, "folder:imgs"
+    )  # 16 pixels by chance
+    for file in (place / "imgs").rglob("*.png"):
+        other = place / "other" / file.relative_to(place)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).resize((40, 40)).save(other)
+    found, _ = evaluate_artifact("natural", folder="other")
+    assert found.images > 0
+
+
 def test_other_classes_are_refused(place: Path):
     (place / "imgs/3-digit").rename("imgs/zebra")
     said = attar("eval", "made")

@@ -47,6 +47,8 @@ steps = 2
 importance = "taylor"
 [prune.budget]
 params = "60%"
+[prune.sparse]
+penalty = "growing"
 [prune.sparse.train]
 epochs = 0.2
 batch = 64

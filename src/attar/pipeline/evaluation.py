@@ -51,7 +51,8 @@ def data_of(
             raise ValueError(f"{path} has no report.json that says what data it was made for; name it with --data")
         check_harmless(path, made_for.source)
         data, folder = made_for.source, folder or made_for.folder
-    size = made_for.size if made_for and data == made_for.source else _side(data, takes)
+    same = made_for is not None and (data, str(folder or "")) == (made_for.source, made_for.folder or "")
+    size = made_for.size if made_for is not None and same else _side(data, takes)
     images = load_data(data, folder, progress, size)
     if images.image_shape != takes:
         raise ValueError(

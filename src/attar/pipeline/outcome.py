@@ -8,7 +8,7 @@ from typing import Any
 
 from attar import artifact
 from attar.files import write_whole
-from attar.pipeline.folder import TEST, RunError, RunFolder, read_json
+from attar.pipeline.folder import TEST, RunError, RunFolder, read_json, with_defaults
 from attar.recipe import Recipe, check_recipe
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
@@ -77,7 +77,7 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
     ]
     return Outcome(
         name=name,
-        recipe=run["recipe"],
+        recipe=with_defaults(run["recipe"]),
         **(_held_out_hits(folder, run) if held_out else _test_hits(run["data"], folder.read_json(TEST))),
         params=counts["params"],
         macs=counts["macs"],
@@ -150,7 +150,7 @@ def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
     after = record["cost"]["after"]
     return Outcome(
         name=name,
-        recipe=record["recipe"],
+        recipe=with_defaults(record["recipe"]),
         **_test_hits(record["data"], {"predictions": predictions}),
         params=after["params"],
         macs=after["macs"],

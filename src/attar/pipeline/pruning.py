@@ -12,13 +12,27 @@ from attar.distil import Batch, Objective
 from attar.pipeline.session import Session
 from attar.pipeline.stage_loop import StageLoop
 from attar.pipeline.teaching import objective
-from attar.prune import BudgetError, Context, GroupLasso, Pruner, WithPenalty, collect_gradients, describe, reshape
+from attar.prune import (
+    BudgetError,
+    Context,
+    GroupLasso,
+    GrowingPenalty,
+    Pruner,
+    WithPenalty,
+    collect_gradients,
+    describe,
+    reshape,
+)
 from attar.prune.importance import needs_gradients
+from attar.prune.structure import Kept
 from attar.recipe import Budget, Prune, Training
-from attar.train import TrainState
+from attar.recipe.types import Sparse
+from attar.train import TrainState, steps_for
 
 KEPT = "kept/"
 """Prefix of the engine's own tensors in checkpoints and results."""
+STAYS = "stays/"
+"""Prefix, in checkpoints of sparse learning, of the units that its penalty leaves alone."""
 GRADIENT_BATCHES, GRADIENT_BATCH = 8, 64
 """Training images that gradient criteria look at: five hundred are plenty to rank units."""
 
@@ -83,10 +97,12 @@ def prune(session: Session) -> None:
         start = {"step": 0, **_facts(pruner)}
         first, pending = (0, start) if settings.sparse else (1, None)
         frontier = [] if settings.sparse else [{**start, "held_out": distilled["held_out"]}]
+        stays = None
     else:
         tensors, numbers = resumed
-        pruner.restore(_engine_state(tensors))
+        pruner.restore(_under(KEPT, tensors))
         first, pending, frontier = numbers["step"], numbers["pending"], numbers["frontier"]
+        stays = {int(name): mask for name, mask in _under(STAYS, tensors).items()}
         state = TrainState(pruner.model, session.machine)
         state.load(tensors, numbers["position"], _training(settings, first))
 
@@ -94,16 +110,26 @@ def prune(session: Session) -> None:
     loop = StageLoop(session, "prune", state, sum(work(session, settings)))
     goal = objective(session)
     context = gradients(session, pruner, goal)
+    if stays is None and settings.sparse is not None and settings.sparse.penalty == "growing":
+        stays = _plan(loop, pruner, settings.budget, limits[-1], limits[-1], "sparse learning", context())
+        session.machine.place(pruner.model)
     for step in range(first, settings.steps + 1):
         if pending is None:
             before = frontier[-1]["held_out"] if frontier else None
             pending = _cut(loop, pruner, settings.budget, limits[step - 1], limits[-1], step, context(), before)
         loop.numbers = {"step": step, "frontier": frontier, "pending": pending, "whole": whole}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
+        if step == 0:
+            loop.tensors |= {f"{STAYS}{group}": mask for group, mask in (stays or {}).items()}
         loop.save()
         label = f"step {step}/{settings.steps}"
+        rates_change = bool(stays) and step == 0  # which a recorded step would not see
         held_out = loop.fit(
-            _training(settings, step), _goal(settings, step, goal, pruner), label, session.recipe.distil.view_pool
+            _training(settings, step),
+            goal if step or settings.sparse is None else _penalised(goal, settings.sparse, pruner, stays or {}, loop),
+            label,
+            session.recipe.distil.view_pool,
+            record=not rates_change,
         )
         frontier.append({**pending, "held_out": held_out})
         session.folder.show(frontier[-1:])
@@ -156,20 +182,7 @@ def _cut(
 
     Returns what the frontier keeps of it.
     """
-    ranks = loop.session.ranks
-    # Captured on the CPU, the network is scored, cut, timed and proved there; the state brings it back.
-    pruner.model.to("cpu")
-    context = context and context.on_cpu()
-    wanted = Budget(**limits, batch=budget.batch, threads=budget.threads)
-
-    def planned() -> tuple[dict[str, torch.Tensor], None]:
-        try:
-            return {str(group): kept for group, kept in pruner.plan(wanted, context, last).items()}, None
-        except BudgetError as error:
-            raise BudgetError(f"step {step}, on the way to {budget}: {error}", error.smallest) from None
-
-    plan, _ = ranks.tell(planned)
-    cut = pruner.cut({int(group): kept for group, kept in plan.items()})
+    cut = pruner.cut(_plan(loop, pruner, budget, limits, last, f"step {step}", context))
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     removed = sum(old - new for old, new in cut.widths.values())
     if removed and budget.latency is not None and pruner.minimum() == pruner.cost():
@@ -187,12 +200,39 @@ def _cut(
     }
 
 
+def _plan(
+    loop: StageLoop,
+    pruner: Pruner,
+    budget: Budget,
+    limits: dict[str, float],
+    last: dict[str, float],
+    what: str,
+    context: Context | None,
+) -> Kept:
+    """The units that stay, as the first rank finds; arguments as for `_cut`. The network is on the CPU afterwards.
+
+    Captured there, it is scored, cut, timed and proved there, too; the state brings it back.
+    """
+    pruner.model.to("cpu")
+    context = context and context.on_cpu()
+    wanted = Budget(**limits, batch=budget.batch, threads=budget.threads)
+
+    def planned() -> tuple[dict[str, torch.Tensor], None]:
+        try:
+            return {str(group): kept for group, kept in pruner.plan(wanted, context, last).items()}, None
+        except BudgetError as error:
+            raise BudgetError(f"{what}, on the way to {budget}: {error}", error.smallest) from None
+
+    plan, _ = loop.session.ranks.tell(planned)
+    return {int(group): kept for group, kept in plan.items()}
+
+
 def _facts(pruner: Pruner) -> dict[str, Any]:
     return {"cost": pruner.cost().as_dict(), "widths": pruner.widths()}
 
 
-def _engine_state(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(KEPT): mask for name, mask in tensors.items() if name.startswith(KEPT)}
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): mask for name, mask in tensors.items() if name.startswith(prefix)}
 
 
 def _whole_cost(pruner: Pruner, budget: Budget) -> dict[str, float]:
@@ -224,11 +264,16 @@ def gradients(session: Session, pruner: Pruner, goal: Objective) -> Callable[[],
     return lambda: collect_gradients(pruner.model, views(), loss, session.recipe.seed, ranks.mean_)
 
 
-def _goal(settings: Prune, step: int, goal: Objective, pruner: Pruner) -> Objective:
-    """The objective; before the first cut, with the penalty of sparse learning."""
-    if step > 0 or settings.sparse is None:
-        return goal
-    return WithPenalty(goal, GroupLasso(pruner.structure, settings.sparse.strength, settings.sparse.alpha))
+def _penalised(goal: Objective, sparse: Sparse, pruner: Pruner, stays: Kept, loop: StageLoop) -> Objective:
+    """The objective with the penalty of sparse learning; `stays`: the units that a growing one leaves alone."""
+    if sparse.penalty == "lasso":
+        return WithPenalty(goal, GroupLasso(pruner.structure, sparse.strength, sparse.alpha))
+    rises = -(-steps_for(sparse.train, len(loop.session.split.train)) // sparse.every)
+    growth = sparse.ceiling / rises
+    at = loop.state.position
+    return WithPenalty(
+        goal, GrowingPenalty(pruner.structure, stays, lambda: at.step, growth, sparse.every, sparse.ceiling)
+    )
 
 
 def _training(settings: Prune, step: int) -> Training:

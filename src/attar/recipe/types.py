@@ -245,14 +245,30 @@ class Distil(Table):
 
 
 class Sparse(Table):
-    """Sparse learning before the first cut: DepGraph's group lasso (Fang et al. 2023) beside the objective."""
+    """Sparse learning before the first cut: a penalty beside the objective shrinks the units that matter least."""
 
+    penalty: Literal["lasso", "growing"] = "lasso"
+    """`lasso`: DepGraph's group lasso (Fang et al. 2023), on every unit, the less it matters in its group the harder.
+    `growing`: GReg-1 (Wang et al. 2021), on the units that the budget would cut now, harder and harder."""
     strength: Positive = 1e-4
-    """Weight of the penalty's gradient beside the objective's."""
+    """Of `lasso`: weight of the penalty's gradient beside the objective's."""
     alpha: NonNegative = 4.0
-    """How much harder the least important unit of a group is shrunk than the most important: 2^alpha times."""
+    """Of `lasso`: how much harder the least important unit of a group is shrunk than the most important: 2^alpha times."""
+    ceiling: Positive = 1.0
+    """Of `growing`: the rate in the last steps, as a weight decay of those units; it rises there by equal amounts."""
+    every: Annotated[int, Field(ge=1)] = 10
+    """Of `growing`: steps between two rises."""
     train: Training
     """How the student is trained under the penalty."""
+
+    @model_validator(mode="after")
+    def _of_this_penalty(self) -> Sparse:
+        for penalty, keys in {"lasso": ("strength", "alpha"), "growing": ("ceiling", "every")}.items():
+            for key in keys:
+                value = getattr(self, key)
+                if penalty != self.penalty and value != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} = {value:g} is of the penalty {penalty!r}, and this is {self.penalty!r}")
+        return self
 
 
 def _floors(value: Any) -> Any:
