@@ -12,7 +12,7 @@ from small_runs import DIGITS, NETWORK, SMALL
 
 import attar as attar_package
 from attar.artifact.shape import shaped
-from attar.data import load_data
+from attar.data import DataError, load_data
 from attar.models import build
 from attar.pipeline import Interrupted, RunError, run, stage_loop
 from attar.pipeline.control import control, control_recipe
@@ -229,6 +229,8 @@ def test_data_that_a_program_gave_is_given_to_the_control_too(tmp_path):
     digits = load_data("digits")
     data = replace(digits, images=255 - digits.images, test_images=255 - digits.test_images)
     recipe = load_recipe(DIGITS, [*SMALL, "data.source=inverted"])
+    with pytest.raises(DataError, match="data is of type int; give an ImageData, or a pair"):
+        run(recipe, tmp_path / "run", data=3)
     run(recipe, tmp_path / "run", data=data)
     with pytest.raises(RunError, match=r"attar\.control too"):
         attar_package.control(tmp_path / "run", with_teacher=False)

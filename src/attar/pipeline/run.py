@@ -223,6 +223,10 @@ def _data(recipe: Recipe, watcher: Watcher, given: Given) -> ImageData:
         watcher.note(text)
 
     if given is not None:
+        if not (isinstance(given, tuple | list) and len(given) == 2):
+            raise DataError(
+                f"data is of type {type(given).__name__}; give an ImageData, or a pair: the training and the test data set"
+            )
         return from_dataset(*given, name=recipe.data.source, progress=tell)
     try:
         return load_data(recipe.data.source, recipe.data.folder, tell, recipe.data.size)
