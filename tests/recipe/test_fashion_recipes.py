@@ -19,13 +19,13 @@ RECIPES = Path(__file__).parents[2] / "recipes"
         ("fashion-mnist-100k-free", 97_000, 100_000),
         ("fashion-mnist-50k", 46_000, 50_000),
         ("fashion-mnist-25k", 22_500, 25_000),
-        ("quick", 99_603, 99_603),
+        ("quick", 96_034, 96_034),
     ],
 )
 def test_the_budget_is_reached_in_the_recipes_own_steps(name, least, most):
     recipe = load_recipe(RECIPES / f"{name}.toml")
     settings = recipe.prune
-    assert settings is not None and recipe.name == name and settings.steps == 30
+    assert settings is not None and recipe.name == name and settings.steps == (3 if name == "quick" else 30)
     torch.manual_seed(0)
     pruner = Pruner(
         network_spec(recipe.student, 1, 10).build(),
