@@ -4,7 +4,7 @@
 
 Both sides read the same file, distil a ResNet-50 into a ResNet-20 and prune it to under 100,000 parameters, training on the
 same number of images in batches of 128, and each runs in a process of its own. The schedule is 8 epochs, 30 times
-one and 8 of 1,024 images, a sixteenth of what recipes/quick.toml takes, so that the fixed costs of attar's 30 cuts (proofs,
+one and 8 of 1,024 images, a sixteenth of 13.5 epochs of Fashion-MNIST, so that the fixed costs of attar's 30 cuts (proofs,
 checkpoints, two evaluations each) weigh more than they do in earnest. The pool has two epochs of views for 46 epochs of
 training. attar runs from an empty view cache; as a second run (another seed, another student) would, from a
 filled one; and so once more for twice as many images, to show the share of the fixed
