@@ -24,7 +24,7 @@ from attar.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 BEGUN, IN_PRUNE, IN_EXPORT, IN_REPORT = "*.safetensors", "distil.safetensors", "prune.safetensors", "export.safetensors"
-MOMENTS = (BEGUN, BEGUN, BEGUN, IN_PRUNE, IN_PRUNE, IN_PRUNE, IN_EXPORT, IN_REPORT)
+MOMENTS = (BEGUN, BEGUN, IN_PRUNE, IN_PRUNE, IN_EXPORT, IN_REPORT)
 """What is there when a run is killed; while it trains, not at once but within half a second of its next checkpoint."""
 
 RECIPE = """
