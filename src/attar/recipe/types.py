@@ -249,8 +249,8 @@ class Sparse(Table):
 
     penalty: Literal["lasso", "growing"] = "lasso"
     """`lasso`: DepGraph's group lasso (Fang et al. 2023), on every unit, the less it matters in its group the harder.
-    `growing`: GReg-1 (Wang et al. 2021), on the units that the budget would cut now, harder and harder (on a GPU, steps that are not
-    recorded as a graph)."""
+    `growing`: GReg-1 (Wang et al. 2021), on the units that the budget would cut now, harder and harder (on a GPU its steps are
+    not recorded as a graph)."""
     strength: Positive = 1e-4
     """Of `lasso`: weight of the penalty's gradient beside the objective's."""
     alpha: NonNegative = 4.0
