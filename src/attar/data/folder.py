@@ -54,8 +54,9 @@ def load_folder(folder: Path, progress: Progress | None = None, size: int | None
 def _listing(folder: Path, progress: Progress | None) -> tuple[list[_Picture], list[str]]:
     """The pictures in a fixed order, and the class names."""
     parts = _parts(folder, progress)
-    inside = [(path, files, test) for place, test in parts for path, files in _class_folders(place)]
-    _tell_of_other_files(folder, [path for path, _, _ in inside], progress)
+    whole = [(path, list(_files_in(path)), test) for place, test in parts for path in _sub_folders(place)]
+    _tell_of_other_files(folder, [file for _, files, _ in whole for file in files], progress)
+    inside = [(path, sorted(filter(_is_picture, files)), test) for path, files, test in whole]
     for path, files, _ in inside:
         if not files:
             tell(
@@ -95,7 +96,9 @@ def _parts(folder: Path, progress: Progress | None) -> list[tuple[Path, bool]]:
                 " classes; name them train/ and test/ (or val/)"
             )
         return [(folder, False)]
-    labelled = [test for test in tests if any(True for path in _sub_folders(test) for _ in _pictures_in(path))]
+    labelled = [
+        test for test in tests if any(_is_picture(file) for path in _sub_folders(test) for file in _files_in(path))
+    ]
     parts = [(train, False)] + [(test, True) for test in labelled[:1]]
     used = [place for place, _ in parts]
     for aside in inner.values():
@@ -121,17 +124,11 @@ def _tell_of_inner_classes(folder: Path, found: dict[Path, list[Path]], progress
         )
 
 
-def _class_folders(place: Path) -> list[tuple[Path, list[Path]]]:
-    """The sub-folders, and the pictures that each has at any depth, by name."""
-    return [(path, sorted(_pictures_in(path))) for path in _sub_folders(place)]
-
-
-def _tell_of_other_files(folder: Path, places: Sequence[Path], progress: Progress | None) -> None:
+def _tell_of_other_files(folder: Path, files: Sequence[Path], progress: Progress | None) -> None:
     """Says which files of the class folders are left out, by what their names end with."""
     others = Counter(
         file.suffix.lower() or file.name
-        for place in places
-        for file in _files_in(place)
+        for file in files
         if file.suffix.lower() not in SUFFIXES and file.name not in _OF_SYSTEMS
     )
     if others:
@@ -139,11 +136,8 @@ def _tell_of_other_files(folder: Path, places: Sequence[Path], progress: Progres
         tell(progress, f"{folder.name}: files that are no pictures attar reads are left out: {kinds}", logging.WARNING)
 
 
-def _pictures_in(path: Path) -> Iterator[Path]:
-    """Those at any depth."""
-    for file in _files_in(path):
-        if file.suffix.lower() in SUFFIXES and file.is_file():
-            yield file
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
 def _files_in(place: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:

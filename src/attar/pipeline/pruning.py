@@ -116,7 +116,12 @@ def prune(session: Session) -> None:
     for step in range(first, settings.steps + 1):
         if pending is None:
             before = frontier[-1]["held_out"] if frontier else None
-            pending = _cut(loop, pruner, settings.budget, limits[step - 1], limits[-1], step, context(), before)
+            plan = _plan(loop, pruner, settings.budget, limits[step - 1], limits[-1], f"step {step}", context())
+            pending = {
+                "step": step,
+                "limits": limits[step - 1],
+                **_cut(loop, pruner, settings.budget, plan, step, before),
+            }
         loop.numbers = {"step": step, "frontier": frontier, "pending": pending, "whole": whole}
         loop.tensors = {KEPT + name: mask for name, mask in pruner.state().items()}
         if step == 0:
@@ -163,26 +168,15 @@ def surgery_record(session: Session) -> dict[str, Any]:
 
 
 def _cut(
-    loop: StageLoop,
-    pruner: Pruner,
-    budget: Budget,
-    limits: dict[str, float],
-    last: dict[str, float],
-    step: int,
-    context: Context | None,
-    before: float | None,
+    loop: StageLoop, pruner: Pruner, budget: Budget, plan: Kept, step: int, before: float | None
 ) -> dict[str, Any]:
-    """One cut, planned by the first rank, proved by the engine; moments and moving average follow.
+    """One cut, proved by the engine; moments and moving average follow. Returns what the frontier keeps of it.
 
     Args:
-        budget: says how latency is measured: of which batch, with how many threads, on the CPU.
-        limits: absolute, after this step.
-        last: those of the last step, which has to be in reach.
+        plan: the units that stay.
         before: held-out accuracy so far, which stands where nothing goes.
-
-    Returns what the frontier keeps of it.
     """
-    cut = pruner.cut(_plan(loop, pruner, budget, limits, last, f"step {step}", context))
+    cut = pruner.cut(plan)
     loop.state.cut(pruner.model, cut.kept, cut.scaled)
     removed = sum(old - new for old, new in cut.widths.values())
     if removed and budget.latency is not None and pruner.minimum() == pruner.cost():
@@ -191,8 +185,6 @@ def _cut(
             "well they say little: see that the limit is meant so"
         )
     return {
-        "step": step,
-        "limits": limits,
         **_facts(pruner),
         "removed": removed,
         "proof": cut.proof,
@@ -209,9 +201,15 @@ def _plan(
     what: str,
     context: Context | None,
 ) -> Kept:
-    """The units that stay, as the first rank finds; arguments as for `_cut`. The network is on the CPU afterwards.
+    """The units that stay, as the first rank finds. The network is on the CPU afterwards.
 
     Captured there, it is scored, cut, timed and proved there, too; the state brings it back.
+
+    Args:
+        budget: says how latency is measured: of which batch, with how many threads, on the CPU.
+        limits: absolute, to be met now.
+        last: those of the last step, which has to be in reach.
+        what: the plan is for, in messages.
     """
     pruner.model.to("cpu")
     context = context and context.on_cpu()
