@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
-BENCHMARKS := augmentation distillation_overhead pruned_step scaling start_up step_overhead whole_recipe
+BENCHMARKS := augmentation distillation_overhead grouped_step pruned_step scaling start_up step_overhead whole_recipe
 DEMO := runs/quick-$(shell cksum recipes/quick.toml | cut -d' ' -f1)
 
 .PHONY: demo test check docs bench clean

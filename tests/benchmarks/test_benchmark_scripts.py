@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["augmentation", "distillation_overhead", "pruned_step", "scaling", "start_up", "step_overhead", "whole_recipe"]
+NAMES = [
+    "augmentation",
+    "distillation_overhead",
+    "grouped_step",
+    "pruned_step",
+    "scaling",
+    "start_up",
+    "step_overhead",
+    "whole_recipe",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

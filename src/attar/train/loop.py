@@ -16,6 +16,7 @@ from attar.models import in_mode
 from attar.recipe import Training
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
+from attar.train.narrow_groups import fast_groups
 from attar.train.rank_norm import RankNorm
 from attar.train.ranks import ALONE, Ranks
 from attar.train.state import TrainState
@@ -99,7 +100,7 @@ def fit(
     if ranks.rank:  # dropout and its like: other masks for other images
         torch.manual_seed(state.position.images * ranks.count + ranks.rank)
     norm = fast_batch_norm(state.model) if ranks.count == 1 else RankNorm(ranks)
-    with norm:
+    with norm, fast_groups(state.model):
         _steps(state, objective, views, samples, training, view_pool, ranks, record, tell, on_step, on_epoch)
 
 
