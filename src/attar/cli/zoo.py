@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from attar.cli.errors import FAILED, explained
+from attar.cli.errors import FAILED, explained, under_way
 
 zoo = typer.Typer(no_args_is_help=True, help="List, copy and check the artifacts of recorded runs; add one.")
 
@@ -73,6 +73,39 @@ def evaluate(
             print(f"MISMATCH: {len(found.different)} images get another class than recorded: {shown}")
             raise typer.Exit(FAILED)
         print("every single answer is the one that was recorded")
+
+
+@zoo.command()
+def control(
+    name: Annotated[str, typer.Argument(help="Of the artifact whose final shape is trained.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="As `attar control` takes them: distil.train.learning_rate=0.1."),
+    ] = None,
+    without_teacher: Annotated[
+        bool, typer.Option("--without-teacher", help="Learn from labels alone, instead of from the run's teacher.")
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", help="Of another record of the same recipe and final shape.", show_default="the artifact's"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where its folder is to lie.", show_default="runs/RECIPE-SEED")
+    ] = None,
+    zoo: Folder = None,
+) -> None:
+    """Train the control of a recorded run whose folder is gone, and add it to the record. `attar control` is for run folders."""
+    with explained():
+        from attar.cli.show import shower
+        from attar.pipeline.zoo import find_zoo
+        from attar.pipeline.zoo_control import folder_of, zoo_control
+
+        place = find_zoo(zoo)
+        with under_way(folder_of(place, name, seed, not without_teacher, out)), shower() as watcher:
+            folder, record = zoo_control(place, name, seed, not without_teacher, out, watcher, overrides or ())
+        print(f"\ncontrol: {folder}\nrecord:  {record}")
 
 
 @zoo.command()

@@ -17,6 +17,9 @@ from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
 from attar.train import steps_for
 
+TRAINED = ("distil", "prune")
+"""The stages in which a student sees images."""
+
 
 def control(
     path: str | Path,
@@ -51,7 +54,7 @@ def control(
     recipe = control_recipe(path, with_teacher, overrides)
     folder = path / (WITH if with_teacher else WITHOUT)
     read = (path / TEST).is_file()
-    _call_places_anew(folder, recipe)
+    call_places_anew(folder, recipe)
     _check_data(path, recipe, folder, watcher, data)
     run(recipe, folder, watcher, until="report" if read else "export", data=data)
     if read:
@@ -92,7 +95,36 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
         raise RunError(f"{path} has not finished, so the final shape is not known; the command it began with goes on")
     folder.check_artifact()
     facts = folder.read_json("run.json")
-    values: dict[str, Any] = {**facts["recipe"]}
+    values = facts["recipe"]
+    if with_teacher and values["teacher"] is not None:
+        values = {**values, "teacher": _taught(values["teacher"], path)}
+    seen = sum(folder.numbers(stage)["images"] for stage in TRAINED if folder.finished(stage))
+    return direct_recipe(path, values, path / "artifact", seen, facts["split"]["train"], with_teacher, overrides)
+
+
+def direct_recipe(
+    path: Path,
+    values: dict[str, Any],
+    shape: Path,
+    seen: int,
+    samples: int,
+    with_teacher: bool,
+    overrides: Sequence[str],
+) -> Recipe:
+    """The recipe of a control.
+
+    Args:
+        path: what it is the control of, to be named in errors.
+        values: the recipe of that, its teacher as it was when the student learned from it.
+        shape: an artifact of the final shape.
+        seen: images that the student saw in all its stages.
+        samples: images that there are to train on.
+        with_teacher: distil; else learn from labels alone.
+        overrides: as `control`.
+
+    Raises:
+        RunError, RecipeError: as `control`.
+    """
     if with_teacher and values["teacher"] is None:
         raise RunError(f"{path} had no teacher; its control is the one without: --without-teacher")
     if with_teacher and values["distil"]["alpha"] == 0:
@@ -101,16 +133,14 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
         )
     if with_teacher and values["prune"] is None:
         raise RunError(f"{path} pruned nothing: it is its own control with the teacher; there is --without-teacher")
-    samples = facts["split"]["train"]
-    seen = sum(folder.numbers(stage)["images"] for stage in ("distil", "prune") if folder.finished(stage))
     train = values["distil"]["train"] or _fresh(values["prune"]["final"] or values["prune"]["train"], seen / samples)
-    values |= {
+    values = values | {
         "name": f"{values['name']}-{WITH if with_teacher else WITHOUT}",
-        "student": {**values["student"], "weights": None, "shape": _from_here(path / "artifact")},
+        "student": {**values["student"], "weights": None, "shape": _from_here(shape)},
         "distil": {**values["distil"], "train": _stretched(train, seen, samples)},
         "prune": None,
         "export": {"onnx": False, "pt2": False, "int8": False},
-        "teacher": _taught(values["teacher"], path) if with_teacher else None,
+        "teacher": values["teacher"] if with_teacher else None,
     }
     if not with_teacher:
         values["distil"] |= {"alpha": 0.0, "loss": "kl", "view_pool": 0, "mixup": 0.0}
@@ -151,7 +181,7 @@ def _taught(teacher: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**teacher, "weights": _from_here(path / "teach.safetensors"), "train": None}
 
 
-def _call_places_anew(folder: Path, recipe: Recipe) -> None:
+def call_places_anew(folder: Path, recipe: Recipe) -> None:
     """Write down what the run's artifact and teacher are called from here: a control goes on from any working directory."""
     if not (folder / "run.json").is_file():
         return

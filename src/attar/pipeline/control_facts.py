@@ -22,10 +22,11 @@ def control_facts(run: Path, test: dict[str, Any]) -> list[dict[str, Any]]:
     """
     finished = [run / name for name in (WITH, WITHOUT) if (run / name / "artifact" / "report.json").is_file()]
     images = {folder: images_of(RunFolder(folder).read_json("run.json")) for folder in (run, *finished)}
-    return [_facts(folder, test) for folder in finished if images[folder] == images[run]]
+    return [control_of(folder, test) for folder in finished if images[folder] == images[run]]
 
 
-def _facts(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
+def control_of(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
+    """Facts of one finished control, beside the answers of what it is the control of (`test`, as above)."""
     report = read_json(folder / "artifact" / "report.json")
     own = read_json(folder / TEST)["predictions"]
     labels = own["labels"]
