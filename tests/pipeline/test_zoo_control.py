@@ -73,6 +73,25 @@ def test_given_again_it_changes_nothing_and_another_is_refused(place):
     assert said.exit_code == 2 and "trained otherwise" in said.output
 
 
+def test_what_was_added_to_the_record_meanwhile_stays(place, monkeypatch):
+    from attar.pipeline import zoo_control as module
+
+    record = place / "records/digits/0/record.json"
+    train = module.run
+
+    def run_beside_another(*arguments):
+        train(*arguments)
+        facts = read(record)
+        facts["controls"] = [{"name": "control with teacher", "test_read": "then"}]
+        record.write_text(json.dumps(facts))
+
+    monkeypatch.setattr(module, "run", run_beside_another)
+    monkeypatch.setattr(module, "renew", lambda zoo, name: None)
+    assert zoo_control("--without-teacher").exit_code == 0
+    names = [control["name"] for control in read(record)["controls"]]
+    assert names == ["control with teacher", "control without teacher"]
+
+
 def test_a_teacher_that_was_taught_is_gone(place):
     said = zoo_control()
     assert said.exit_code == 2 and "records keep no weights; there is --without-teacher" in said.output

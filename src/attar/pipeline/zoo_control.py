@@ -54,7 +54,7 @@ def zoo_control(
     """
     refuse_ranks("attar zoo control")
     entry, place = read_entry(zoo, name), record_of(zoo, name, seed)
-    record, predictions = read_record(place)
+    record = read_record(place)[0]
     _check_shape(place, record, entry.record)
     _check_harmless(place, record["recipe"])
     _check_teacher(place, record["recipe"], with_teacher)
@@ -70,7 +70,7 @@ def zoo_control(
             f"{place} is of other data than {recipe.data.source!r} holds now: its control would answer others"
         )
     run(recipe, folder, watcher)
-    add_control(place, record, predictions, folder)
+    add_control(place, folder)
     for other in zoo.glob("*/entry.json"):
         if (zoo / read_json(other)["record"]).resolve() == place.resolve():
             renew(zoo, other.parent.name)
@@ -94,8 +94,11 @@ def folder_of(zoo: Path, name: str, seed: int | None, with_teacher: bool, out: P
     return (out or Path("runs") / f"{place.parent.name}-{place.name}") / (WITH if with_teacher else WITHOUT)
 
 
-def add_control(place: Path, record: dict[str, Any], predictions: dict[str, list[int]], folder: Path) -> None:
+def add_control(place: Path, folder: Path) -> None:
     """Write a record anew, with a finished control; the same control again changes nothing."""
+    record, predictions = read_record(
+        place
+    )  # as it is now: the other control may have been added while this one trained
     found: dict[str, Any] = without_places(control_of(folder, {"predictions": predictions}))
     controls = [control for control in record["controls"] if control["name"] != found["name"]]
     controls.insert(0 if folder.name == WITH else len(controls), found)
