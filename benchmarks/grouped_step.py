@@ -4,7 +4,7 @@
 
 A step is forward, loss, backward and SGD on a resident batch, bf16 autocast where the CPU has it, channels_last. All cases
 have attar's batch norm and memory; `attar` adds what `attar.train` does about grouped convolutions for which bfloat16 has no
-fast kernel: it computes them in float32. Beside it, the whole step in float32.
+fast kernel (`attar.train.fast_groups`). Beside it, the whole step in float32.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from pruned_step import native_bf16
 from torch.nn.functional import cross_entropy
 
 from attar.models import build
+from attar.train.fast_groups import fast_groups
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.memory import keep_freed_memory
-from attar.train.narrow_groups import fast_groups
 
 Network = tuple[Callable[[], torch.nn.Module], tuple[int, ...]]
 NETWORKS: dict[str, Network] = {
     "separable_resnet": (lambda: build("separable_resnet", in_channels=1, classes=10), (128, 1, 28, 28)),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(weights=None), (16, 3, 64, 64)),
     "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(weights=None), (32, 3, 64, 64)),
+    "shufflenet_v2_x0_5": (lambda: torchvision.models.shufflenet_v2_x0_5(weights=None), (32, 3, 64, 64)),
+    "convnext_tiny": (lambda: torchvision.models.convnext_tiny(weights=None), (8, 3, 64, 64)),
     "efficientnet_b0": (lambda: torchvision.models.efficientnet_b0(weights=None), (16, 3, 64, 64)),
 }
 PLAIN, ATTAR, FLOAT32 = "plain bf16", "attar", "float32"

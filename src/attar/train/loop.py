@@ -14,9 +14,9 @@ from attar.data import Views
 from attar.distil import Objective
 from attar.models import in_mode
 from attar.recipe import Training
+from attar.train.fast_groups import fast_groups
 from attar.train.fast_norm import fast_batch_norm
 from attar.train.machine import Machine
-from attar.train.narrow_groups import fast_groups
 from attar.train.rank_norm import RankNorm
 from attar.train.ranks import ALONE, Ranks
 from attar.train.state import TrainState
