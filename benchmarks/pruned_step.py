@@ -16,6 +16,7 @@ from contextlib import nullcontext
 import torch
 from measuring import Figure, Goal, Result, Steps, Worker, in_turn, main, ratio
 from torch.nn.functional import cross_entropy
+from training import by_operation
 
 from attar.models import build
 from attar.train.fast_norm import fast_batch_norm
@@ -82,24 +83,9 @@ def measure(quick: bool, threads: int) -> Result:
         result.figures.append(ratio(f"{over} / {under}", times[over], times[under]))
     result.goals = [Goal(gains[-1].name, gains[-1], GOAL, at_least=True)]
     if not result.goals[0].met and not quick:
-        result.profile = profile(threads, batch)
+        step = stepper(PRUNED, True, bf16, batch, threads)
+        result.profile = by_operation(step, f"attar's step at {PRUNED}, in {threads} threads")
     return result
-
-
-def profile(threads: int, batch: int) -> str:
-    """Milliseconds of attar's step at the pruned widths, by operation: the fastest of five."""
-    step = stepper(PRUNED, True, native_bf16(), batch, threads)
-    step()
-    found: dict[str, list[float]] = {}
-    for _ in range(5):
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
-            step()
-        for event in watched.key_averages():
-            found.setdefault(event.key, []).append(event.self_cpu_time_total / 1e3)
-    ordered = sorted(((min(times), name) for name, times in found.items()), reverse=True)
-    total = sum(time for time, _ in ordered)
-    lines = [f"{time:8.1f} ms {time / total:6.1%}  {name}" for time, name in ordered[:12]]
-    return "\n".join([f"attar's step at {PRUNED}, {total:.0f} ms in {threads} threads:", *lines])
 
 
 if __name__ == "__main__":
