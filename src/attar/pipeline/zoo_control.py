@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def record_of(zoo: Path, name: str, seed: int | None) -> Path:
         RunError, ArtifactError: as `read_entry`.
     """
     read_entry(zoo, name)
-    own: Path = zoo / read_json(zoo / name / "entry.json")["record"]
+    own = Path(os.path.normpath(zoo / read_json(zoo / name / "entry.json")["record"]))
     return own if seed is None else own.with_name(str(seed))
 
 
