@@ -46,6 +46,8 @@ class Entry:
     """Of the weights."""
     bytes: int
     """Of the weights' file."""
+    place: Path
+    """Of its record."""
     record: dict[str, Any]
     predictions: dict[str, list[int]]
     """Of every test image: `labels`, `student`, and perhaps others."""
@@ -108,12 +110,13 @@ def read_entry(zoo: Path, name: str) -> Entry:
         known = ", ".join(file.parent.name for file in sorted(zoo.glob("*/entry.json"))) or "nothing yet"
         raise RunError(f"{zoo} has no {name!r}; it has {known}")
     pointer = read_json(folder / "entry.json")
-    record, predictions = read_record(zoo / pointer["record"])
+    place = Path(os.path.normpath(zoo / pointer["record"]))
+    record, predictions = read_record(place)
     files = read_manifest(folder / "artifact")
     if files[WEIGHTS].sha256 != pointer["sha256"]:
         raise artifact.ArtifactError(f"{folder}: the weights are not those that were recorded")
     description = artifact.describe(folder / "artifact")
-    return Entry(name, folder, description, files[WEIGHTS].sha256, files[WEIGHTS].bytes, record, predictions)
+    return Entry(name, folder, description, files[WEIGHTS].sha256, files[WEIGHTS].bytes, place, record, predictions)
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], dict[str, list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.record import without_places
 from attar.pipeline.run import looked_at, run
 from attar.pipeline.watch import Silent, Watcher
-from attar.pipeline.zoo import read_entry, read_record, renew
+from attar.pipeline.zoo import Entry, entries, read_entry, read_record, renew
 
 
 def zoo_control(
@@ -54,7 +53,8 @@ def zoo_control(
         Interrupted, Diverged: as `attar.run`.
     """
     refuse_ranks("attar zoo control")
-    entry, place = read_entry(zoo, name), record_of(zoo, name, seed)
+    entry = read_entry(zoo, name)
+    place = _record_of(entry, seed)
     record = read_record(place)[0]
     _check_shape(place, record, entry.record)
     _check_harmless(place, record["recipe"])
@@ -72,26 +72,20 @@ def zoo_control(
         )
     run(recipe, folder, watcher)
     add_control(place, folder)
-    for other in zoo.glob("*/entry.json"):
-        if (zoo / read_json(other)["record"]).resolve() == place.resolve():
-            renew(zoo, other.parent.name)
+    for other in entries(zoo):
+        if other.place == place:
+            renew(zoo, other.name)
     return folder, place
 
 
-def record_of(zoo: Path, name: str, seed: int | None) -> Path:
-    """Where the record lies: the artifact's own, or that of another seed beside it.
-
-    Raises:
-        RunError, ArtifactError: as `read_entry`.
-    """
-    read_entry(zoo, name)
-    own = Path(os.path.normpath(zoo / read_json(zoo / name / "entry.json")["record"]))
-    return own if seed is None else own.with_name(str(seed))
+def _record_of(entry: Entry, seed: int | None) -> Path:
+    """Where the record lies: the artifact's own, or that of another seed beside it."""
+    return entry.place if seed is None else entry.place.with_name(str(seed))
 
 
 def folder_of(zoo: Path, name: str, seed: int | None, with_teacher: bool, out: Path | None) -> Path:
     """Where the control's folder lies."""
-    place = record_of(zoo, name, seed)
+    place = _record_of(read_entry(zoo, name), seed)
     return (out or Path("runs") / f"{place.parent.name}-{place.name}") / (WITH if with_teacher else WITHOUT)
 
 

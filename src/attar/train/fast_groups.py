@@ -2,7 +2,7 @@
 
 oneDNN (torch 2.13's, on a processor with AVX-512 for bfloat16) has fast kernels in bfloat16 for the forward pass of any depthwise
 convolution, for the gradients of 3x3 ones of stride 1, and for groups of many channels. Other gradients of depthwise convolutions
-it gives to kernels made for dense ones (`brgconv_strided`, `jit_bf16` in its log), which take 10 to 50 times as long. Here they
+it gives to kernels made for dense ones (`brgconv_strided`, `jit_bf16` in its log), which take many times as long. Here they
 are put together from what is fast:
 
 - that of the input, under a stride: the gradient of the output with zeros between its rows and columns, convolved with the
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from attar.train.forwards import computes_as, forwards_set
+from attar.train.forwards import computes_as, forwards_set, plain_on_cpu
 
 _NARROW = 4  # channels of a group: below, and in steps of it under strides, bfloat16 was the slower one (measured)
 _TILE = 3  # kernel whose gradient is fast
@@ -102,11 +102,8 @@ def _gradients(
 
 def _in_bf16(convolution: nn.Conv2d, x: Tensor) -> bool:
     """Whether autocast would compute in bfloat16 on a CPU, for a network that trains."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
     return (
-        type(x) is Tensor
-        and x.device.type == "cpu"
+        plain_on_cpu(x)
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -146,9 +143,10 @@ def _can_be_put_together(convolution: nn.Conv2d) -> bool:
     kernel, padding = convolution.kernel_size, convolution.padding
     if isinstance(padding, str) or convolution.padding_mode != "zeros" or max(convolution.dilation) > 1:
         return False
-    if max(kernel) > _TILE:
-        return min(kernel) >= _TILE and all(around < side for around, side in zip(padding, kernel))
-    return max(convolution.stride) > 1 and all(around < side for around, side in zip(padding, kernel))
+    large = max(kernel) > _TILE
+    if not large and max(convolution.stride) == 1:
+        return False
+    return (min(kernel) >= _TILE or not large) and all(around < side for around, side in zip(padding, kernel))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from attar.train.forwards import computes_as, forwards_set
+from attar.train.forwards import computes_as, forwards_set, plain_on_cpu
 from attar.train.ranks import ALONE, Ranks
 
 _LANES = 32  # numbers of bfloat16 in the widest vector register of any CPU
@@ -204,9 +204,7 @@ def _foldable(x: Tensor) -> bool:
 
 def _worthwhile(module: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether folding is both possible and faster than torch's own kernel (channels by 16 it handles well)."""
-    if type(x) is not Tensor or x.dim() != 4 or x.device.type != "cpu":
-        return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not plain_on_cpu(x) or x.dim() != 4:
         return False
     channels = x.shape[1]
     if channels % 16 == 0 or channels >= _WIDE or x.numel() < _SMALL_BATCH * channels:

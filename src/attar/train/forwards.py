@@ -6,12 +6,23 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
 def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module runs the forward of `kind`: no subclass's own, none set on the module."""
     return isinstance(module, kind) and type(module).forward is kind.forward and "forward" not in vars(module)
+
+
+def plain_on_cpu(x: Tensor) -> bool:
+    """Whether a module is given numbers on the CPU to compute with, not to be compiled, exported or traced."""
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
 
 
 @contextmanager
