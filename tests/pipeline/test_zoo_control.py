@@ -56,8 +56,18 @@ def test_it_is_the_control_that_the_run_would_have(place, run_with_control):
         assert entry[key] == expected[key], key
     answers = read(place / "records/digits/0/predictions.json")
     assert answers["control without teacher"] == read(theirs / "test.json")["predictions"]["student"]
+    curve = (place / "records/digits/0/control-without-teacher.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in curve] == read(folder / "artifact/report.json")["learning_curves"]
     card = (place / "zoo/small/README.md").read_text()
     assert "control without teacher" in card and "No control" not in card
+
+
+def test_a_record_has_the_curves_of_the_controls(run_with_control, tmp_path):
+    place = write_record(run_with_control, tmp_path)
+    curve = (place / "control-without-teacher.jsonl").read_text().splitlines()
+    report = read(run_with_control / "control-without-teacher/artifact/report.json")
+    assert [json.loads(line) for line in curve] == report["learning_curves"]
+    assert not (place / "control-with-teacher.jsonl").exists()
 
 
 def test_given_again_it_changes_nothing_and_another_is_refused(place):

@@ -30,7 +30,8 @@ VALUES = ("recipe", "data", "teacher_outputs", "overrides")
 
 
 def write_record(run: str | Path, folder: str | Path) -> Path:
-    """Write the record of a finished run into `folder/NAME/SEED`: record.json, predictions.json and metrics.jsonl.
+    """Write the record of a finished run into `folder/NAME/SEED`: record.json, predictions.json and metrics.jsonl, and
+    `CONTROL.jsonl`, the learning curve of each of its controls.
 
     Of a sweep: into `folder/sweeps/NAME`, NAME being its folder's; its predictions are those of the held-out images.
     Predictions are those of the test images, of the student, its teacher and its controls, one class number an image.
@@ -59,10 +60,17 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     _check_same(target, record)
     target.mkdir(parents=True, exist_ok=True)
     _write(target / "predictions.json", json.dumps(_predictions(run), separators=(",", ":")))
-    curves = "\n".join(json.dumps(line) for line in RunFolder(run).metrics())
-    _write(target / "metrics.jsonl", curves)
+    write_curve(RunFolder(run), target / "metrics.jsonl")
+    for name in (WITH, WITHOUT):
+        if (run / name / TEST).is_file():
+            write_curve(RunFolder(run / name), target / f"{name}.jsonl")
     _write(target / "record.json", json.dumps(record, indent=1))  # last: it says that the record is whole
     return target
+
+
+def write_curve(run: RunFolder, file: Path) -> None:
+    """Write a run's learning curve, one JSON object a line."""
+    _write(file, "\n".join(json.dumps(line) for line in run.metrics()))
 
 
 def _write_sweep(sweep: Path, folder: Path) -> Path:
