@@ -73,6 +73,16 @@ def test_the_report_of_the_run_shows_them(controlled, finished_runs):
     assert attar("verify", controlled / "artifact").exit_code == 0
 
 
+def test_what_a_student_had_seen_before_is_said_to_be_left_out(controlled):
+    from attar.report.controls import control_lines
+
+    facts = json.loads((controlled / "artifact/report.json").read_text())
+    assert len(control_lines(facts).splitlines()) == 2
+    facts["recipe"]["student"]["weights"] = "trained.safetensors"
+    assert "had seen before is not counted" in control_lines(facts).splitlines()[2]
+    assert control_lines(facts | {"controls": []}) == ""
+
+
 def test_a_stopped_control_goes_on_to_the_same_bits(controlled, finished_runs, tmp_path, monkeypatch):
     path = tmp_path / "a"
     shutil.copytree(finished_runs / "a", path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attar.report.controls import verdict
+from attar.report.controls import control_lines
 from attar.report.costs import budget_figure, budget_lines
 from attar.report.markdown import commits, interval, percent, table
 
@@ -100,11 +100,7 @@ def _of(cost: Facts, kind: str) -> str:
 
 def _rivals(record: Facts) -> str:
     """Its controls, plainly."""
-    controls = record.get("controls") or []
-    if not controls:
-        return "No control of this run is recorded."
-    own = record["test"]["student"]
-    return "\n".join(f"- {verdict(control, own)}" for control in controls)
+    return control_lines(record) or "No control of this run is recorded."
 
 
 def _use(facts: Facts) -> str:

@@ -28,8 +28,17 @@ def controls_section(facts: dict[str, Any]) -> str:
     intro = (
         "The same final shape with fresh weights, trained directly for as many images as the student of this run saw."
     )
-    verdicts = [f"- {verdict(control, own)}" for control in controls]
-    return "\n\n".join(["## Controls", intro, table(heads, rows), "\n".join(verdicts)])
+    return "\n\n".join(["## Controls", intro, table(heads, rows), control_lines(facts)])
+
+
+def control_lines(facts: dict[str, Any]) -> str:
+    """A sentence for each control, and one for what they leave out; empty without controls."""
+    sentences = [verdict(control, facts["test"]["student"]) for control in facts.get("controls") or []]
+    if sentences and facts["recipe"]["student"].get("weights"):
+        sentences.append(
+            "The student came with trained weights: what these had seen before is not counted, and no control has seen as much."
+        )
+    return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def against_teacher(facts: dict[str, Any]) -> str | None:
