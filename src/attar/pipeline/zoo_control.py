@@ -68,7 +68,8 @@ def zoo_control(
     facts = looked_at(recipe, folder, watcher or Silent())[1]
     if images_of(facts) != images_of(record):
         raise RunError(
-            f"{place} is of other data than {recipe.data.source!r} holds now: its control would answer others"
+            f"{place} is of other data than {recipe.data.source!r} holds now: its control would answer others. Its fingerprint "
+            f"begins with {record['data']['fingerprint'][:16]}; put those data back"
         )
     run(recipe, folder, watcher)
     add_control(place, folder)
@@ -91,9 +92,8 @@ def folder_of(zoo: Path, name: str, seed: int | None, with_teacher: bool, out: P
 
 def add_control(place: Path, folder: Path) -> None:
     """Write a record anew, with a finished control; the same control again changes nothing."""
-    record, predictions = read_record(
-        place
-    )  # as it is now: the other control may have been added while this one trained
+    # as it is now: the other control may have been added while this one trained
+    record, predictions = read_record(place)
     found: dict[str, Any] = without_places(control_of(folder, {"predictions": predictions}))
     controls = [control for control in record["controls"] if control["name"] != found["name"]]
     controls.insert(0 if folder.name == WITH else len(controls), found)
@@ -110,7 +110,8 @@ def _check_new(place: Path, record: dict[str, Any], folder: Path) -> None:
     for control in record["controls"]:
         if control["name"] == folder.name.replace("-", " ") and control["test_read"] != here:
             raise RunError(
-                f"{place} has a {control['name']} already, whose test images were read {control['test_read']}"
+                f"{place} has a {control['name']} already, whose test images were read {control['test_read']}; a record keeps "
+                "one of each kind, so take that one out of record.json to train another"
             )
 
 
