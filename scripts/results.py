@@ -18,6 +18,7 @@ from typing import Any
 from results_plot import Shown, results_svg
 
 from attar.report import mcnemar, mean_sd, table, wilson_interval
+from attar.report.controls import its_own_control
 from attar.report.markdown import commits, percent
 
 RUN, TEACHER = "student", "teacher"
@@ -258,7 +259,8 @@ def controls(records: list[Record]) -> str:
                 [str(record.seed), who, percent(share), ends(record.right[who]), ahead, discordant, f"{test.mid:.3g}"]
             )
     if not rows:
-        return "No controls are recorded."
+        alone = all(its_own_control(record.facts["recipe"]) for record in records)
+        return "Trained on labels alone and not pruned: its own control." if alone else "No controls are recorded."
     heads = [
         "seed",
         "control",

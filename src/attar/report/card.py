@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attar.report.controls import control_lines
+from attar.report.controls import control_lines, its_own_control
 from attar.report.costs import budget_figure, budget_lines
 from attar.report.markdown import commits, interval, percent, table
 
@@ -76,8 +76,8 @@ def _intro(facts: Facts, record: Facts) -> str:
 def _figures(facts: Facts, record: Facts) -> str:
     counts, cost, test = facts["counts"], record["cost"], facts["test"]
     broken = [f"{line.kind} {line.verdict}" for line in budget_lines(record) if line.verdict != "held"]
-    rows = [
-        ["budget", f"{budget_text(facts['budget'])}: {', '.join(broken) or 'held'}"],
+    rows = [["budget", f"{budget_text(facts['budget'])}: {', '.join(broken) or 'held'}"]] if facts["budget"] else []
+    rows += [
         ["parameters", f"{counts['params']:,}" + _of(cost, "params")],
         ["MACs of one image", f"{counts['macs']:,}" + _of(cost, "macs")],
         ["bytes of the file", f"{facts['bytes']:,}"],
@@ -92,15 +92,14 @@ def _figures(facts: Facts, record: Facts) -> str:
 
 
 def _of(cost: Facts, kind: str) -> str:
-    others = [
-        (who, cost[name][kind]) for name, who in (("before", "before pruning"), ("teacher", "teacher")) if name in cost
-    ]
+    whose = [("before", "before pruning")] if cost["before"] != cost["after"] else []
+    others = [(who, cost[name][kind]) for name, who in (*whose, ("teacher", "teacher")) if name in cost]
     return f" ({', '.join(f'{who} {count:,}' for who, count in others)})" if others else ""
 
 
 def _rivals(record: Facts) -> str:
     """Its controls, plainly."""
-    return control_lines(record) or "No control of this run is recorded."
+    return control_lines(record) or ("" if its_own_control(record["recipe"]) else "No control of this run is recorded.")
 
 
 def _use(facts: Facts) -> str:

@@ -41,6 +41,11 @@ def control_lines(facts: dict[str, Any]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
+def its_own_control(recipe: dict[str, Any]) -> bool:
+    """Whether a run of the recipe learns from labels alone and is not cut, as a control does."""
+    return recipe["prune"] is None and recipe["teacher"] is None
+
+
 def against_teacher(facts: dict[str, Any]) -> str | None:
     """One sentence: the run beside its teacher; None where the teacher was not tested."""
     test, paired = facts["test"], facts.get("against_teacher")
