@@ -34,6 +34,7 @@ def test_shipped_artifact(entry, data):
     params = sum(tensors[name].numel() for name in learnt)
     assert params == entry.description.counts["params"] == entry.record["cost"]["after"]["params"]
     prune = entry.record["recipe"]["prune"]  # none of an uncompressed network
+    assert (prune is None) == (not entry.description.budget)
     assert prune is None or params <= prune["budget"]["params"]
 
     assert data.fingerprint == entry.record["data"]["fingerprint"]

@@ -60,17 +60,17 @@ def write_record(run: str | Path, folder: str | Path) -> Path:
     _check_same(target, record)
     target.mkdir(parents=True, exist_ok=True)
     _write(target / "predictions.json", json.dumps(_predictions(run), separators=(",", ":")))
-    write_curve(RunFolder(run), target / "metrics.jsonl")
+    write_curves(target / "metrics.jsonl", RunFolder(run).metrics())
     for name in (WITH, WITHOUT):
         if (run / name / TEST).is_file():
-            write_curve(RunFolder(run / name), target / f"{name}.jsonl")
+            write_curves(target / f"{name}.jsonl", RunFolder(run / name).metrics())
     _write(target / "record.json", json.dumps(record, indent=1))  # last: it says that the record is whole
     return target
 
 
-def write_curve(run: RunFolder, file: Path) -> None:
-    """Write a run's learning curve, one JSON object a line."""
-    _write(file, "\n".join(json.dumps(line) for line in run.metrics()))
+def write_curves(file: Path, lines: list[dict[str, Any]]) -> None:
+    """Write learning curves, one JSON object a line."""
+    _write(file, "\n".join(json.dumps(line) for line in lines))
 
 
 def _write_sweep(sweep: Path, folder: Path) -> Path:
@@ -105,7 +105,7 @@ def _write_sweep(sweep: Path, folder: Path) -> Path:
         raise RunError(f"{target} holds the record of another sweep of this name; move it away first")
     target.mkdir(parents=True, exist_ok=True)
     _write(target / "predictions.json", json.dumps(predictions, separators=(",", ":")))
-    _write(target / "metrics.jsonl", "\n".join(json.dumps(line) for line in curves))
+    write_curves(target / "metrics.jsonl", curves)
     _write(file, json.dumps(record, indent=1))
     return target
 

@@ -17,7 +17,7 @@ from attar.pipeline.control import TRAINED, call_places_anew, direct_recipe
 from attar.pipeline.control_facts import WITH, WITHOUT, control_of
 from attar.pipeline.folder import TEST, RunError, RunFolder, images_of, read_json
 from attar.pipeline.ranks import refuse_ranks
-from attar.pipeline.record import without_places, write_curve
+from attar.pipeline.record import without_places, write_curves
 from attar.pipeline.run import looked_at, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.zoo import Entry, entries, read_entry, read_record, renew
@@ -98,7 +98,7 @@ def add_control(place: Path, folder: Path) -> None:
     controls = [control for control in record["controls"] if control["name"] != found["name"]]
     controls.insert(0 if folder.name == WITH else len(controls), found)
     answers = predictions | {found["name"]: read_json(folder / TEST)["predictions"]["student"]}
-    write_curve(RunFolder(folder), place / f"{folder.name}.jsonl")
+    write_curves(place / f"{folder.name}.jsonl", RunFolder(folder).metrics())
     write_whole(place / "predictions.json", json.dumps(answers, separators=(",", ":")) + "\n")
     write_whole(place / "record.json", json.dumps(record | {"controls": controls}, indent=1) + "\n")
 
