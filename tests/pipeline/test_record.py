@@ -176,6 +176,37 @@ def test_results_are_the_records(records, tmp_path):
     assert "is not what" in results("--records", records, "--out", page, "--check")
 
 
+def test_the_readme_beside_has_the_table(records, tmp_path):
+    page, readme = tmp_path / "RESULTS.md", tmp_path / "README.md"
+    readme.write_text("# digits\n")
+    assert not results("--records", records, "--out", page)
+    assert readme.read_text() == "# digits\n"
+    readme.write_text("# digits\n\n<!-- from scripts/results.py -->\n\nold\n\n<!-- end -->\n\nThat is all.\n")
+    assert "README.md is not what" in results("--records", records, "--out", page, "--check")
+    assert not results("--records", records, "--out", page)
+    table = page.read_text().partition("## All recipes")[2].partition("\n\n## ")[0].strip().rpartition("\n\n")[2]
+    assert table.startswith("| recipe |") and "not yet" in table
+    lines = ["# digits", "<!-- from scripts/results.py -->", table, "<!-- end -->", "That is all.\n"]
+    assert readme.read_text() == "\n\n".join(lines)
+    assert not results("--records", records, "--out", page, "--check")
+
+
+def test_controls_stand_beside_the_runs_of_their_seeds(records, tmp_path):
+    folder = records / "digits/1"
+    facts, said = (json.loads((folder / f"{name}.json").read_text()) for name in ("record", "predictions"))
+    name, labels = "control without teacher", said["labels"]
+    said[name] = labels[:-36] + [(label + 1) % 10 for label in labels[-36:]]
+    facts["controls"] = [{"name": name, "test": {"hits": len(labels) - 36, "n": len(labels)}}]
+    (folder / "record.json").write_text(json.dumps(facts))
+    (folder / "predictions.json").write_text(json.dumps(said))
+    page = tmp_path / "RESULTS.md"
+    assert not results("--records", records, "--out", page)
+    ahead = 100 * (facts["test"]["student"]["accuracy"] - 0.9)
+    assert re.search(
+        rf"\| not yet \| 90\.00 % \({re.escape(f'{ahead:+.2f}')}, p = [\d.e-]+, seed 1\) \|", page.read_text()
+    )
+
+
 def test_a_record_at_odds_with_its_predictions_is_refused(records, tmp_path):
     file = records / "digits/0/record.json"
     record = json.loads(file.read_text())
