@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,12 @@ def recipe(tmp_path_factory):
 def start(recipe: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "attar", "run", str(recipe), "--out", str(out)]
     environment = {**os.environ, "ATTAR_CACHE": str(out.parent / "cache"), "ATTAR_VIEW_CACHE": "auto"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    hears = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # whatever started the tests may have told them not to
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hears
+    )
 
 
 def finish(recipe: Path, out: Path) -> str:
@@ -160,7 +166,7 @@ def test_ctrl_c_saves_and_leaves_cleanly(recipe, tmp_path):
     rare.write_text(recipe.read_text().replace("checkpoint_seconds = 0.2", "checkpoint_seconds = 600"))
     process = start(rare, out)
     _wait_for(out, "teach.safetensors", process)
-    time.sleep(1)  # some way into the next stage
+    _wait(lambda: '"distil"' in (out / "metrics.jsonl").read_text(), process)  # an epoch is over, others are not
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
