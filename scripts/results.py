@@ -222,9 +222,7 @@ def beside_control(records: list[Record], who: str) -> str:
     those = [record for record in records if who in record.right]
     if not those:
         return "not yet"
-    theirs, runs = mean_of(those, who), mean_of(those, RUN)
-    if theirs is None or runs is None:
-        return "not yet"
+    runs, theirs = (mean_sd([sum(r.right[one]) / len(r.right[one]) for r in those])[0] for one in (RUN, who))
     words = [f"{100 * (runs - theirs):+.2f}"]
     if len(those) == 1:
         words.append(f"p = {mcnemar(those[0].right[RUN], those[0].right[who]).mid:.2g}")
