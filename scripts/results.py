@@ -65,7 +65,7 @@ class Record:
         return self.facts["recipe"]["seed"]
 
     def accuracy(self, who: str = RUN) -> float | None:
-        return sum(self.right[who]) / len(self.right[who]) if who in self.right else None
+        return share(self.right[who]) if who in self.right else None
 
 
 def read(path: Path) -> Record:
@@ -153,9 +153,7 @@ def ablation(sweep: Sweep) -> str:
             continue
         own = sweep.right[name]
         p = "best" if name == best else f"{mcnemar(sweep.right[best], own).mid:.2g}"
-        rows.append(
-            [name, percent(sum(own) / len(own)), ends(own), p, f"{point['params']:,}", f"{images_seen(point):,}"]
-        )
+        rows.append([name, percent(share(own)), ends(own), p, f"{point['params']:,}", f"{images_seen(point):,}"])
     heads = ["point", "held-out accuracy", "interval", "p against the best", "parameters", "images seen"]
     facts = next(point for point in sweep.points.values() if "recipe" in point)
     made_by = sorted({short(c) for point in sweep.points.values() if "recipe" in point for c in commits(point)})
@@ -206,7 +204,7 @@ def overview(found: dict[str, list[Record]]) -> str:
     rows = []
     for name, records in found.items():
         costs = [record.facts["cost"]["after"] for record in records]
-        mean, sd = mean_sd([sum(record.right[RUN]) / len(record.right[RUN]) for record in records])
+        mean, sd = mean_sd([share(record.right[RUN]) for record in records])
         figures = [span([cost[kind] for cost in costs]) for kind in ("params", "macs")]
         seen = span([images_seen(record.facts) for record in records])
         spread = "-" if sd is None else f"{100 * sd:.2f}"
@@ -222,7 +220,7 @@ def beside_control(records: list[Record], who: str) -> str:
     those = [record for record in records if who in record.right]
     if not those:
         return "not yet"
-    runs, theirs = (mean_sd([sum(r.right[one]) / len(r.right[one]) for r in those])[0] for one in (RUN, who))
+    runs, theirs = (mean_sd([share(record.right[one]) for record in those])[0] for one in (RUN, who))
     words = [f"{100 * (runs - theirs):+.2f}"]
     if len(those) == 1:
         words.append(f"p = {mcnemar(those[0].right[RUN], those[0].right[who]).mid:.2g}")
@@ -280,11 +278,11 @@ def controls(records: list[Record]) -> str:
             if who not in record.right:
                 continue
             test = mcnemar(record.right[RUN], record.right[who])
-            share = record.accuracy(who)
-            ahead = f"{100 * ((record.accuracy() or 0) - (share or 0)):+.2f}"
+            theirs = share(record.right[who])
+            ahead = f"{100 * (share(record.right[RUN]) - theirs):+.2f}"
             discordant = f"{test.first_only} : {test.second_only}"
             rows.append(
-                [str(record.seed), who, percent(share), ends(record.right[who]), ahead, discordant, f"{test.mid:.3g}"]
+                [str(record.seed), who, percent(theirs), ends(record.right[who]), ahead, discordant, f"{test.mid:.3g}"]
             )
     if not rows:
         alone = all(its_own_control(record.facts["recipe"]) for record in records)
@@ -324,8 +322,8 @@ def frontier(records: list[Record]) -> str:
 def shown(name: str, records: list[Record]) -> Shown:
     """What the picture has of a recipe."""
     runs = [record.right[RUN] for record in records]
-    intervals = [(sum(right) / len(right), *wilson_interval(sum(right), len(right))) for right in runs]
-    taught, labels = ([s for record in records if (s := record.accuracy(who)) is not None] for who in CONTROLS)
+    intervals = [(share(right), *wilson_interval(sum(right), len(right))) for right in runs]
+    taught, labels = ([share(record.right[who]) for record in records if who in record.right] for who in CONTROLS)
     costs = [record.facts["cost"]["after"]["params"] for record in records]
     means = [
         (
@@ -336,6 +334,10 @@ def shown(name: str, records: list[Record]) -> Shown:
     ]
     known = [(params, share) for params, share in means if share is not None]
     return Shown(name, max(costs), intervals, taught, labels, mean_of(records, TEACHER), known)
+
+
+def share(right: list[bool]) -> float:
+    return sum(right) / len(right)
 
 
 def ends(right: list[bool]) -> str:

@@ -80,9 +80,8 @@ def recipe(tmp_path_factory):
 def start(recipe: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "attar", "run", str(recipe), "--out", str(out)]
     environment = {**os.environ, "ATTAR_CACHE": str(out.parent / "cache"), "ATTAR_VIEW_CACHE": "auto"}
-    hears = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # whatever started the tests may have told them not to
+    # whatever started the tests may have told them not to hear Ctrl-C
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hears
     )
