@@ -18,7 +18,7 @@ from typing import Any
 from results_plot import Shown, results_svg
 
 from attar.report import mcnemar, mean_sd, table, wilson_interval
-from attar.report.controls import its_own_control
+from attar.report.controls import images_seen, its_own_control
 from attar.report.markdown import commits, percent
 
 RUN, TEACHER = "student", "teacher"
@@ -39,6 +39,12 @@ ABLATIONS = """## Ablations
 
 Choices, on held-out training images; no test image was read. Points are of one seed unless their names say otherwise. p is
 McNemar's mid-p against the best point of the table, not corrected for the number of points."""
+
+
+PAIRS = """## Recipes against each other
+
+The recorded recipes, the most accurate first; each row's lowest seed against each column's: how many points the row is ahead, and
+McNemar's mid-p of their answers, not corrected for the number of pairs. One seed against one seed says nothing of other seeds."""
 
 
 LENGTHS = """### Length of the schedule
@@ -137,6 +143,7 @@ def page(found: dict[str, list[Record]], sweeps: list[Sweep], folder: Path) -> s
     parts = [INTRO.format(records=folder.name), f"## All recipes\n\n{picture}\n\n{overview(found)}"]
     for name, records in found.items():
         parts += [f"## {name}", seeds(records), controls(records), frontier(records)]
+    parts.append(pairs(found))
     if sweeps:
         parts += [ABLATIONS, *(ablation(sweep) for sweep in sweeps)]
     parts.append(lengths(found))
@@ -163,6 +170,21 @@ def ablation(sweep: Sweep) -> str:
     return f"### [{sweep.path.name}]({sweep.path.as_posix()})\n\n{where}.\n\n{table(heads, rows)}"
 
 
+def pairs(found: dict[str, list[Record]]) -> str:
+    """Every two recipes on paired answers; nothing for a single one."""
+    first = sorted((records[0] for records in found.values()), key=lambda record: -share(record.right[RUN]))
+    rows = []
+    for i, record in enumerate(first[1:], 1):
+        own = record.right[RUN]
+        cells = [
+            f"{100 * (share(own) - share(other.right[RUN])):+.2f}, p = {mcnemar(own, other.right[RUN]).mid:.2g}"
+            for other in first[:i]
+        ]
+        rows.append([record.facts["name"], percent(share(own)), *cells, *[""] * (len(first) - 1 - i)])
+    heads = ["recipe", "test accuracy", *(record.facts["name"] for record in first[:-1])]
+    return f"{PAIRS}\n\n{table(heads, rows)}" if len(first) > 1 else ""
+
+
 def lengths(found: dict[str, list[Record]]) -> str:
     """Recipes that end in the same shape, by how long they train: where more of it would still help."""
     by_shape: dict[str, list[list[Record]]] = {}
@@ -185,11 +207,6 @@ def lengths(found: dict[str, list[Record]]) -> str:
             )
     heads = ["recipe", "seeds", "images seen", "right on training views, last epoch", "held out", "test"]
     return LENGTHS + "\n\n" + table(heads, rows) if rows else ""
-
-
-def images_seen(facts: dict[str, Any]) -> int:
-    """Images that the student of a run, or of a sweep's point, saw."""
-    return sum(count for stage, count in facts["images_seen"].items() if stage not in ("teach", "int8"))
 
 
 def last_epoch(metrics: Path) -> dict[str, Any]:
@@ -230,11 +247,13 @@ def beside_control(records: list[Record], who: str) -> str:
 
 
 def with_table(readme: str, text: str) -> str:
-    """A README with the table in its place; as it is, if it has none."""
+    """A README with the table in its place; raises RecordError where it has none."""
     start, end = TABLE_IN_README
     before, found, rest = readme.partition(start)
     _, closed, after = rest.partition(end)
-    return before + start + text + end + after if found and closed else readme
+    if not (found and closed):
+        raise RecordError(f"README.md has lost the place of its table, between {start.strip()} and {end.strip()}")
+    return before + start + text + end + after
 
 
 def seeds(records: list[Record]) -> str:
@@ -384,8 +403,11 @@ def main() -> None:
         options.out.parent / PICTURE: results_svg([shown(name, found[name]) for name in order]),
     }
     readme = options.out.parent / "README.md"
-    if readme.is_file():
-        made[readme] = with_table(readme.read_text(), overview(found))
+    try:
+        if readme.is_file():
+            made[readme] = with_table(readme.read_text(), overview(found))
+    except RecordError as error:
+        sys.exit(f"results: {error}")
     for path, text in made.items():
         if not options.check:
             path.parent.mkdir(exist_ok=True)

@@ -179,16 +179,37 @@ def test_results_are_the_records(records, tmp_path):
 def test_the_readme_beside_has_the_table(records, tmp_path):
     page, readme = tmp_path / "RESULTS.md", tmp_path / "README.md"
     readme.write_text("# digits\n")
+    assert "has lost the place of its table" in results("--records", records, "--out", page)
+    assert readme.read_text() == "# digits\n" and not page.exists()
+    old = "# digits\n\n<!-- from scripts/results.py -->\n\nold\n\n<!-- end -->\n\nThat is all.\n"
+    readme.write_text(old)
     assert not results("--records", records, "--out", page)
-    assert readme.read_text() == "# digits\n"
-    readme.write_text("# digits\n\n<!-- from scripts/results.py -->\n\nold\n\n<!-- end -->\n\nThat is all.\n")
+    made = readme.read_text()
+    readme.write_text(old)
     assert "README.md is not what" in results("--records", records, "--out", page, "--check")
-    assert not results("--records", records, "--out", page)
+    readme.write_text(made)
     table = page.read_text().partition("## All recipes")[2].partition("\n\n## ")[0].strip().rpartition("\n\n")[2]
     assert table.startswith("| recipe |") and "not yet" in table
     lines = ["# digits", "<!-- from scripts/results.py -->", table, "<!-- end -->", "That is all.\n"]
     assert readme.read_text() == "\n\n".join(lines)
     assert not results("--records", records, "--out", page, "--check")
+
+
+def test_every_two_recipes_are_compared(records, tmp_path):
+    page = tmp_path / "RESULTS.md"
+    assert not results("--records", records, "--out", page)
+    assert "Recipes against each other" not in page.read_text()
+    shutil.copytree(records / "digits/0", other := records / "worse/0")
+    facts, said = (json.loads((other / f"{name}.json").read_text()) for name in ("record", "predictions"))
+    spoiled = [i for i, (label, own) in enumerate(zip(said["labels"], said["student"])) if label == own][:9]
+    for i in spoiled:
+        said["student"][i] = (said["labels"][i] + 1) % 10
+    facts["name"], facts["test"]["student"]["hits"] = "worse", facts["test"]["student"]["hits"] - 9
+    (other / "record.json").write_text(json.dumps(facts))
+    (other / "predictions.json").write_text(json.dumps(said))
+    assert not results("--records", records, "--out", page)
+    # of nine answers that differ one way, mid-p is 2 * (1/512 - 1/1024)
+    assert re.search(r"\| worse \| [\d.]+ % \| -2\.50, p = 0\.002 \|", page.read_text())
 
 
 def test_controls_stand_beside_the_runs_of_their_seeds(records, tmp_path):

@@ -15,10 +15,8 @@ from attar.pipeline.ranks import refuse_ranks
 from attar.pipeline.run import Given, looked_at, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.recipe import Recipe, RecipeError, Training, changed, check_recipe, difference
+from attar.report.controls import STUDENT_STAGES
 from attar.train import steps_for
-
-TRAINED = ("distil", "prune")
-"""The stages in which a student sees images."""
 
 
 def control(
@@ -98,7 +96,7 @@ def control_recipe(path: Path, with_teacher: bool, overrides: Sequence[str] = ()
     values = facts["recipe"]
     if with_teacher and values["teacher"] is not None:
         values = {**values, "teacher": _taught(values["teacher"], path)}
-    seen = sum(folder.numbers(stage)["images"] for stage in TRAINED if folder.finished(stage))
+    seen = sum(folder.numbers(stage)["images"] for stage in STUDENT_STAGES if folder.finished(stage))
     return direct_recipe(path, values, path / "artifact", seen, facts["split"]["train"], with_teacher, overrides)
 
 

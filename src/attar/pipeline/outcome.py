@@ -12,9 +12,7 @@ from attar.pipeline.folder import TEST, RunError, RunFolder, read_json, with_def
 from attar.recipe import Recipe, check_recipe
 from attar.report import comparison_json, comparison_markdown, comparison_plot
 from attar.report.compare import Comparison, Outcome, compare
-
-TRAINING = ("distil", "prune")
-"""Stages that train the student."""
+from attar.report.controls import STUDENT_STAGES, images_seen
 
 
 def compare_runs(paths: Sequence[str | Path], held_out: bool = False) -> Comparison:
@@ -69,11 +67,11 @@ def read_outcome(path: str | Path, name: str | None = None, held_out: bool = Fal
             f"{path} has not read the test images, so it has no test accuracy; compare on held-out images (--held-out), "
             "or finish the run: `attar run` with the same recipe and --out"
         )
-    run, stages = folder.read_json("run.json"), [stage for stage in TRAINING if folder.finished(stage)]
+    run, stages = folder.read_json("run.json"), [stage for stage in STUDENT_STAGES if folder.finished(stage)]
     numbers = {stage: folder.numbers(stage) for stage in stages}
     counts = artifact.describe(folder.artifact).counts
     seconds: list[Any] = [
-        folder.numbers(stage).get("seconds") for stage in ("teach", *TRAINING) if folder.finished(stage)
+        folder.numbers(stage).get("seconds") for stage in ("teach", *STUDENT_STAGES) if folder.finished(stage)
     ]
     return Outcome(
         name=name,
@@ -134,7 +132,7 @@ def _held_out_hits(folder: RunFolder, run: dict[str, Any]) -> dict[str, Any]:
     tensors, numbers = folder.result("export")
     images = held_out_images(run, check_recipe(run["recipe"]))
     if numbers.get("held_out") is None:  # exported before hits were kept
-        last = next(folder.numbers(stage) for stage in reversed(TRAINING) if folder.finished(stage))
+        last = next(folder.numbers(stage) for stage in reversed(STUDENT_STAGES) if folder.finished(stage))
         n = run["split"]["held_out"]
         return {"images": images, "hits": round(last["held_out"] * n), "n": n, "correct": None}
     correct = tuple((tensors["labels"] == tensors["predictions"]).tolist())
@@ -146,7 +144,9 @@ def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
     if held_out:
         raise RunError(f"{path} is a record, which holds predictions of the test images only; leave --held-out away")
     predictions = read_json(path / "predictions.json")
-    seconds: list[Any] = [record["seconds"][stage] for stage in ("teach", *TRAINING) if stage in record["seconds"]]
+    seconds: list[Any] = [
+        record["seconds"][stage] for stage in ("teach", *STUDENT_STAGES) if stage in record["seconds"]
+    ]
     after = record["cost"]["after"]
     return Outcome(
         name=name,
@@ -155,6 +155,6 @@ def _of_record(path: Path, name: str, held_out: bool) -> Outcome:
         params=after["params"],
         macs=after["macs"],
         bytes=after["bytes"],
-        images_seen=sum(record["images_seen"].get(stage, 0) for stage in TRAINING),
+        images_seen=images_seen(record),
         seconds=None if None in seconds else sum(seconds),
     )

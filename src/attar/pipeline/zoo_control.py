@@ -13,7 +13,7 @@ from attar.data import runs_code
 from attar.files import write_whole
 from attar.models import BuilderSpec
 from attar.names import names_function
-from attar.pipeline.control import TRAINED, call_places_anew, direct_recipe
+from attar.pipeline.control import call_places_anew, direct_recipe
 from attar.pipeline.control_facts import WITH, WITHOUT, control_of
 from attar.pipeline.folder import TEST, RunError, RunFolder, images_of, read_json
 from attar.pipeline.ranks import refuse_ranks
@@ -21,6 +21,7 @@ from attar.pipeline.record import without_places, write_curves
 from attar.pipeline.run import looked_at, run
 from attar.pipeline.watch import Silent, Watcher
 from attar.pipeline.zoo import Entry, entries, read_entry, read_record, renew
+from attar.report.controls import images_seen
 
 
 def zoo_control(
@@ -59,7 +60,7 @@ def zoo_control(
     _check_shape(place, record, entry.record)
     _check_harmless(place, record["recipe"])
     _check_teacher(place, record["recipe"], with_teacher)
-    seen = sum(record["images_seen"].get(stage, 0) for stage in TRAINED)
+    seen = images_seen(record)
     samples = record["split"]["train"]
     recipe = direct_recipe(place, record["recipe"], entry.artifact, seen, samples, with_teacher, overrides)
     folder = folder_of(zoo, name, seed, with_teacher, out)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from attar.report.markdown import interval, percent, table
+
+STUDENT_STAGES = ("distil", "prune")
+"""In which the student learns."""
+
+
+def images_seen(facts: Mapping[str, Any]) -> int:
+    """Images that the student of a run saw, by its facts or record; its int8 file may have been trained further."""
+    return sum(facts["images_seen"].get(stage, 0) for stage in STUDENT_STAGES)
 
 
 def controls_section(facts: dict[str, Any]) -> str:
@@ -13,7 +22,7 @@ def controls_section(facts: dict[str, Any]) -> str:
     if not controls:
         return ""
     own = facts["test"]["student"]
-    seen = sum(count for stage, count in facts["images_seen"].items() if stage not in ("teach", "int8"))
+    seen = images_seen(facts)
     rows = [["this run", f"{seen:,}", percent(own["accuracy"]), interval(own), "-", "-", "-"]]
     rows += [_row(control) for control in controls]
     heads = [
