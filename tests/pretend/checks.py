@@ -56,7 +56,7 @@ def test_the_device_notices_what_a_gpu_would(device):
             waits()
 
 
-@pytest.mark.parametrize(("optimiser", "mixed"), [("adamw", False), ("sgd", True)])
+@pytest.mark.parametrize(("optimiser", "mixed"), [("adamw", False), ("muon", False), ("sgd", True)])
 def test_a_recorded_step_waits_for_nothing(device, monkeypatch, optimiser, mixed):
     plain = trained(device, optimiser, False, monkeypatch, mixed)
     checked = trained(device, optimiser, True, monkeypatch, mixed)

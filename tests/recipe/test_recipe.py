@@ -76,6 +76,11 @@ def test_defaults_fill_what_is_not_said(tmp_path):
         ("params = 100_000", "params = true", ["prune.budget", "True"]),
         ("[student]\nmodel = \"resnet20\"", "", ["student", "must be given"]),
         ("epochs = 0.5", "epochs = 0.5\noptimiser = 'sdg'", ["prune.train.optimiser", "did you mean 'sgd'?", "adamw"]),
+        ("epochs = 0.5", "epochs = 0.5\noptimiser = 'muon'\nmomentum = 1", ["prune.train", "momentum = 1", "0.9"]),
+        (
+            "epochs = 0.5", "epochs = 0.5\n[prune.sparse.train]\nepochs = 1\noptimiser = 'muon'",
+            ["prune.sparse", "train.optimiser", "muon", "give", "sgd"],
+        ),
         ("epochs = 0.5", "epochs = 0.5\nwarmup = 1", ["prune.train", "warmup = 1", "0.5"]),
         ("[teacher]\nmodel = \"resnet20\"\n[teacher.train]\nepochs = 1", "", ["alpha", "teacher"]),
         ("[teacher.train]\nepochs = 1", "", ["teacher", "weights", "train"]),

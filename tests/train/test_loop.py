@@ -70,10 +70,10 @@ def test_steps_count_whole_batches():
     assert steps_for(Training(epochs=2, batch=128), 100) == 2
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "muon"])
 def test_a_resumed_training_ends_in_the_same_bits(digits, machine, tmp_path, optimiser):
     _, parts, views = digits
-    rate = 0.05 if optimiser == "sgd" else 1e-3
+    rate = 1e-3 if optimiser == "adamw" else 0.05
     training = Training(epochs=1.5, batch=64, optimiser=optimiser, learning_rate=rate, warmup=0.2, ema=0.9, clip=5)
     steps = steps_for(training, len(parts.train))
     straight = fresh(machine)
@@ -234,10 +234,11 @@ def test_damaged_checkpoints_are_named(tmp_path, machine):
             read_checkpoint(file)
 
 
-def test_cutting_keeps_the_surviving_moments(digits, machine):
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
+def test_cutting_keeps_the_surviving_moments(digits, machine, optimiser):
     """Cut one inner width by hand; what survives of weights, momentum and average is what was there."""
     _, parts, views = digits
-    training = Training(epochs=0.3, batch=64, learning_rate=0.05, ema=0.9)
+    training = Training(epochs=0.3, batch=64, optimiser=optimiser, learning_rate=0.05, ema=0.9)
     state = fresh(machine, width=6)
     fit(state, from_labels, views, parts.train, training)
     keep = torch.tensor([0, 2, 5])
@@ -271,7 +272,9 @@ def test_cutting_keeps_the_surviving_moments(digits, machine):
     fit(state, from_labels, views, parts.train, training)  # the optimiser covers every live parameter
     moved = state.tensors()
     parameters = [name for name, _ in state.model.named_parameters()]
-    assert all(f"moment/{name}/momentum_buffer" in moved for name in parameters)
+    assert all(
+        f"moment/{name}/momentum_buffer" in moved or f"moment/{name}/gradient_average" in moved for name in parameters
+    )
     assert not torch.equal(moved["model/layer1.0.conv1.weight"], after["model/layer1.0.conv1.weight"])
 
 

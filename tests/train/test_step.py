@@ -59,7 +59,7 @@ def same(a, b, rtol: float) -> None:
     torch.testing.assert_close(torch.tensor(said), torch.tensor(expected), rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("sgd", True)])
+@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("muon", False), ("sgd", True)])
 def test_inputs_in_buffers_make_the_same_step(monkeypatch, optimiser, mixed):
     monkeypatch.setattr(step, "WARM_UP", 10**9)  # record nothing: no GPU is needed
     plain = trained("cpu", optimiser, False, monkeypatch, mixed)
@@ -164,7 +164,7 @@ def test_recorded_steps_are_counted_and_reported_as_others(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("sgd", True)])
+@pytest.mark.parametrize(("optimiser", "mixed"), [("sgd", False), ("adamw", False), ("muon", False), ("sgd", True)])
 def test_a_recorded_step_is_the_unrecorded_one(monkeypatch, optimiser, mixed):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -158,7 +158,7 @@ def _stretched(train: dict[str, Any], seen: int, samples: int) -> dict[str, Any]
 
 def _fresh(fine_tuning: dict[str, Any], epochs: float) -> dict[str, Any]:
     """The training of a student that was only fine-tuned, at the rates and with the warm-up that fresh weights need."""
-    rates = training(fine_tuning["optimiser"] == "sgd", fresh=True, batch=fine_tuning["batch"])
+    rates = training(fine_tuning["optimiser"] != "adamw", fresh=True, batch=fine_tuning["batch"])
     return {**fine_tuning, **rates, "final_learning_rate": 0.0, "warmup": WARMUP * epochs}
 
 

@@ -95,8 +95,8 @@ class Training(Table):
     """Passes over the training images; a fraction is fine (0.25: a quarter of the images)."""
     batch: Annotated[int, Field(ge=1)] = 128
     """Images in a step."""
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` is with Nesterov's step."""
+    optimiser: Literal["sgd", "adamw", "muon"] = "sgd"
+    """`sgd` is with Nesterov's step; `muon`, with the same settings, orthogonalises the steps of weights that mix channels."""
     learning_rate: Positive = 0.1
     """The peak, reached after the warm-up; a cosine leads down from there."""
     final_learning_rate: NonNegative = 0.0
@@ -104,7 +104,7 @@ class Training(Table):
     warmup: NonNegative = 0.0
     """Epochs of linear warm-up, counted in `epochs`."""
     momentum: Fraction = 0.9
-    """Of `sgd`."""
+    """Of `sgd` and `muon`."""
     weight_decay: NonNegative = 5e-4
     """On every parameter, batch norm's too."""
     clip: NonNegative = 0.0
@@ -116,6 +116,8 @@ class Training(Table):
     def _consistent(self) -> Training:
         if self.warmup >= self.epochs and self.warmup > 0:
             raise ValueError(f"warmup = {self.warmup:g} leaves nothing of epochs = {self.epochs:g}; make it smaller")
+        if self.optimiser == "muon" and self.momentum == 1:
+            raise ValueError("momentum = 1 forgets no gradient, and muon's decay has no end then; give 0.9")
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
                 f"final_learning_rate = {self.final_learning_rate:g} is above learning_rate = {self.learning_rate:g}"
@@ -269,6 +271,11 @@ class Sparse(Table):
                 value = getattr(self, key)
                 if penalty != self.penalty and value != type(self).model_fields[key].default:
                     raise ValueError(f"{key} = {value:g} is of the penalty {penalty!r}, and this is {self.penalty!r}")
+        if self.train.optimiser == "muon":
+            raise ValueError(
+                'train.optimiser = "muon" makes every step of a weight as large as the next, and a penalty works by size; '
+                'give "sgd"'
+            )
         return self
 
 

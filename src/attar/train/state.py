@@ -14,6 +14,7 @@ import torch
 from attar.recipe import Training
 from attar.train.checkpoint import NotFinite
 from attar.train.machine import Machine
+from attar.train.muon import Muon
 
 STATISTICS = ("running_mean", "running_var")
 Kept = Mapping[str, Sequence[tuple[int, torch.Tensor]]]
@@ -49,6 +50,8 @@ class TrainState:
         self.machine = machine
         self.model = machine.place(model)
         self.optimiser: torch.optim.Optimizer | None = None
+        self._training: Training | None = None
+        """What the optimiser was made for."""
         self.ema: dict[str, torch.Tensor] | None = None
         self.position = Position()
         self._named = dict(self.model.named_parameters())
@@ -58,7 +61,7 @@ class TrainState:
     def begin(self, training: Training) -> None:
         """Set the optimiser and the moving average up for a call of the loop; what they gathered stays where it fits."""
         moments = self._moments()
-        self.optimiser = _optimiser(self.model, training, self.machine)
+        self._training, self.optimiser = training, _optimiser(self.model, training, self.machine)
         self._set_moments(moments)
         if training.ema == 0:
             self.ema = None
@@ -130,8 +133,8 @@ class TrainState:
             wrong = [name for name, tensor in now.items() if self.ema[name].shape != tensor.shape]
             assert not wrong, f"the cut did not say how {wrong} became smaller"
         if self.optimiser is not None:
-            self.optimiser.param_groups[0]["params"] = list(self.model.parameters())
-            self.optimiser.state.clear()
+            assert self._training is not None
+            self.optimiser = _optimiser(self.model, self._training, self.machine)
             self._set_moments(moments)
 
     def release(self) -> None:
@@ -178,7 +181,7 @@ class TrainState:
         now = self.model.state_dict()
         self.ema = {name: _like(average, now[name]) for name, average in _below(tensors, "ema/").items()} or None
         self.position = Position(**numbers)
-        self.optimiser = _optimiser(self.model, training, self.machine)
+        self._training, self.optimiser = training, _optimiser(self.model, training, self.machine)
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in _below(tensors, "moment/").items():
             parameter, key = name.rsplit("/", 1)
@@ -198,21 +201,26 @@ class TrainState:
 
     def _set_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
         assert self.optimiser is not None
-        wanted = (
-            {"momentum_buffer"} if isinstance(self.optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
-        )
         for name, parameter in self._named.items():
             state = moments.get(name, {})
-            if set(state) == wanted:  # another optimiser's moments mean nothing to this one
+            if set(state) == _kept(self.optimiser, parameter):  # another optimiser's moments mean nothing to this one
                 self.optimiser.state[parameter] = {key: _like(value, parameter) for key, value in state.items()}
             elif self.optimiser.defaults.get("momentum") and parameter.requires_grad:
                 # what SGD would begin with by itself; but fused, it refuses a parameter that begins later than others
-                self.optimiser.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter).detach()}
+                zeros = {key: torch.zeros_like(parameter).detach() for key in _kept(self.optimiser, parameter)}
+                self.optimiser.state[parameter] = zeros
 
 
 def _constants(model: torch.nn.Module) -> set[str]:
     """Names of all buffers but running statistics."""
     return {name for name, _ in model.named_buffers(remove_duplicate=False) if not name.endswith(STATISTICS)}
+
+
+def _kept(optimiser: torch.optim.Optimizer, parameter: torch.Tensor) -> set[str]:
+    """What an optimiser keeps for a parameter."""
+    if isinstance(optimiser, Muon):
+        return {optimiser.moment(parameter)}
+    return {"momentum_buffer"} if isinstance(optimiser, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
 
 
 def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> torch.optim.Optimizer:
@@ -228,6 +236,8 @@ def _optimiser(model: torch.nn.Module, training: Training, machine: Machine) -> 
         )
         optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # steps before a recording are meant
         return optimiser
+    if training.optimiser == "muon":
+        return Muon(model, training.learning_rate, training.momentum, training.weight_decay, fused=fused or None)
     return torch.optim.SGD(
         parameters,
         training.learning_rate,
