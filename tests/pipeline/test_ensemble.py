@@ -51,6 +51,7 @@ def test_a_bad_member_that_was_brought_is_told(tmp_path):
     run(ensemble_recipe(brought, MEMBER), tmp_path / "run", Listening(), until="teach")
     said = "\n".join(notes)
     assert "teach-1: the weights that you gave, held-out accuracy" in said
+    assert "teach: the mean of 2, held-out accuracy" in said
     assert said.count("hardly does better than guessing") == 1
 
 
