@@ -6,7 +6,7 @@ Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks", k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,30 +54,60 @@ class Muon(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """As any optimiser's; the gradients of matrices are the steps they took afterwards."""
-        for weight, groups in self._groups.items():
-            if weight.grad is None:
-                continue
-            state = self.state[weight]
-            average = state.setdefault(AVERAGE, torch.zeros_like(weight))
-            average.lerp_(weight.grad, 1 - self._momentum)
-            ahead = weight.grad.lerp(average, self._momentum)
-            rows = weight.shape[0] // groups
-            matrices = ahead.reshape(groups, rows, -1)  # (groups, outputs, inputs)
-            scale = SHARE * max(1.0, rows / matrices.shape[2]) ** 0.5
-            weight.grad.copy_(orthogonalised(matrices).reshape(ahead.shape)).mul_(scale)
+        gradients = {weight: weight.grad for weight in self._groups if weight.grad is not None}
+        if gradients:
+            own = list(gradients.values())
+            averages = [self.state[weight].setdefault(AVERAGE, torch.zeros_like(weight)) for weight in gradients]
+            torch._foreach_lerp_(averages, own, 1 - self._momentum)
+            torch._foreach_lerp_(own, averages, self._momentum)
+            inner = [_inputs_last(gradient) for gradient in own]
+            groups = [self._groups[weight] for weight in gradients]
+            ahead = [x.reshape(count, len(x) // count, -1) for x, count in zip(inner, groups)]
+            for x, made in zip(inner, orthogonalised(ahead)):
+                rows, columns = made.shape[1:]
+                x.copy_(made.reshape(x.shape)).mul_(SHARE * max(1.0, rows / columns) ** 0.5)
         return super().step(closure)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """(..., rows, columns) with their singular values brought near 1, 0.7 to 1.2; those of a zero matrix stay 0."""
+def _inputs_last(weight: Tensor) -> Tensor:
+    """A view of a weight that lies one row after the other: the order of a matrix's columns changes nothing here."""
+    return weight if weight.is_contiguous() else weight.movedim(1, -1)  # which channels_last has
+
+
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Each (groups, rows, columns) with its singular values brought near 1, 0.7 to 1.2; those of zeros stay 0.
+
+    The iteration x <- (a + b x x' + c (x x')^2) x multiplies x by polynomials of x x', all of which commute: it is done on the
+    small squares x x' alone, those of one size together, and their product applied to x once.
+    """
+    wide = [x.mT if x.shape[1] > x.shape[2] else x for x in matrices]
+    squares = [x @ x.mT for x in wide]
+    by_size: dict[int, list[int]] = {}
+    for place, square in enumerate(squares):
+        by_size.setdefault(square.shape[1], []).append(place)
+    made = list(matrices)
+    for places in by_size.values():
+        factors = _factors(torch.cat([squares[place] for place in places]))
+        for place, factor in zip(places, factors.split([len(squares[place]) for place in places])):
+            x = factor @ wide[place]
+            made[place] = x.mT if wide[place] is not matrices[place] else x
+    return made
+
+
+def _factors(squares: Tensor) -> Tensor:
+    """x x' (n, rows, rows) -> what x has to be multiplied by from the left."""
     a, b, c = COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(STEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    inverse = squares.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-14).reciprocal().view(-1, 1, 1)  # 1 / |x|^2
+    squares = squares * inverse
+    product = None
+    for step in range(STEPS):
+        factor = torch.baddbmm(squares, squares, squares, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if step < STEPS - 1:
+            squares = factor @ squares @ factor
+    assert product is not None
+    return product * inverse.sqrt()
 
 
 def mixing(model: nn.Module) -> dict[nn.Parameter, int]:
