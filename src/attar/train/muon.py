@@ -57,7 +57,7 @@ class Muon(torch.optim.SGD):
         gradients = {weight: weight.grad for weight in self._groups if weight.grad is not None}
         if gradients:
             own = list(gradients.values())
-            averages = [self.state[weight].setdefault(AVERAGE, torch.zeros_like(weight)) for weight in gradients]
+            averages = [self._average(weight) for weight in gradients]
             torch._foreach_lerp_(averages, own, 1 - self._momentum)
             torch._foreach_lerp_(own, averages, self._momentum)
             inner = [_inputs_last(gradient) for gradient in own]
@@ -67,6 +67,12 @@ class Muon(torch.optim.SGD):
                 rows, columns = made.shape[1:]
                 x.copy_(made.reshape(x.shape)).mul_(SHARE * max(1.0, rows / columns) ** 0.5)
         return super().step(closure)
+
+    def _average(self, weight: Tensor) -> Tensor:
+        state = self.state[weight]
+        if AVERAGE not in state:
+            state[AVERAGE] = torch.zeros_like(weight)
+        return state[AVERAGE]
 
 
 def _inputs_last(weight: Tensor) -> Tensor:
