@@ -4,7 +4,7 @@
 
 The time of an epoch of the loop (new augmented views of uint8 images, labels as objective, moving average) over that of
 as many bare steps: forward, loss, backward and optimiser of the same network, in the same precision, layout and process,
-on one resident batch.
+on one resident batch. Beside it, the same loop with Muon's steps in place of SGD's.
 """
 
 from __future__ import annotations
@@ -42,11 +42,16 @@ def measure(quick: bool, threads: int) -> Result:
     batch, steps, rounds = (16, 2, 2) if quick else (128, 8, 11)
     here = machine(threads)
     views = views_of(*synthetic(batch * steps))
-    cases = {"attar": epochs_of(here, views, from_labels, batch), "bare steps": bare_steps(here, batch, steps)}
+    cases = {
+        "attar": epochs_of(here, views, from_labels, batch),
+        "attar, muon": epochs_of(here, views, from_labels, batch, optimiser="muon"),
+        "bare steps": bare_steps(here, batch, steps),
+    }
     times = in_turn(cases, rounds, warmup=2)
     settings = {"network": f"resnet20 {STUDENT}", "batch": batch, "steps": steps, "precision": here.precision}
     result = Result("step_overhead", "Overhead of a step", settings, threads)
     result.figures = [Figure.of(name, "ms a step", [1e3 * t / steps for t in v]) for name, v in times.items()]
+    result.figures.append(ratio("attar, muon / attar", times["attar, muon"], times["attar"]))
     result.goals = [Goal("attar / bare steps", ratio("", times["attar"], times["bare steps"]), GOAL, at_least=False)]
     return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from measuring import Steps
 
@@ -33,10 +35,12 @@ def views_of(images: torch.Tensor, labels: torch.Tensor) -> Views:
     return Views(images, labels, augment, seed=0, mean=(0.286,), std=(0.353,))
 
 
-def epochs_of(machine: Machine, views: Views, objective: Objective, batch: int, view_pool: int = 0) -> Steps:
+def epochs_of(
+    machine: Machine, views: Views, objective: Objective, batch: int, view_pool: int = 0, **settings: Any
+) -> Steps:
     """Each call is an epoch of attar's loop over all images, of a student that goes on learning."""
     state = TrainState(student(), machine)
-    training = Training(epochs=1, batch=batch, learning_rate=0.01, ema=EMA)
+    training = Training(epochs=1, batch=batch, learning_rate=0.01, ema=EMA, **settings)
     samples = torch.arange(len(views))
     return lambda: fit(state, objective, views, samples, training, view_pool=view_pool)
 
