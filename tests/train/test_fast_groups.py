@@ -90,8 +90,9 @@ def test_depthwise_values_and_gradients(kernel: int | tuple[int, int], stride: i
         if faster_forward(module) is None:
             continue
         x = batch(3, 6, *size)
-        for wanted, own in zip(step(module, x, "exact"), step(module, x, "attar"), strict=True):
-            assert error(own, wanted) < 0.004, (padding, size, bias)
+        for wanted, own, theirs in zip(*(step(module, x, how) for how in ("exact", "attar", "torch")), strict=True):
+            # one rounding to bfloat16; torch's own gradients have more where the CPU has no bfloat16
+            assert error(own, wanted) < max(0.004, 1.05 * error(theirs, wanted)), (padding, size, bias)
 
 
 @pytest.mark.parametrize(
