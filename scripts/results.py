@@ -177,8 +177,7 @@ def pairs(found: dict[str, list[Record]]) -> str:
     for i, record in enumerate(first[1:], 1):
         own = record.right[RUN]
         cells = [
-            f"{100 * (share(own) - share(other.right[RUN])):+.2f}, p = {mcnemar(own, other.right[RUN]).mid:.2g}"
-            for other in first[:i]
+            f"{points(own, other.right[RUN])}, p = {mcnemar(own, other.right[RUN]).mid:.2g}" for other in first[:i]
         ]
         rows.append([record.facts["name"], percent(share(own)), *cells, *[""] * (len(first) - 1 - i)])
     heads = ["recipe", "test accuracy", *(record.facts["name"] for record in first[:-1])]
@@ -296,13 +295,11 @@ def controls(records: list[Record]) -> str:
         for who in CONTROLS:
             if who not in record.right:
                 continue
-            test = mcnemar(record.right[RUN], record.right[who])
-            theirs = share(record.right[who])
-            ahead = f"{100 * (share(record.right[RUN]) - theirs):+.2f}"
+            own, theirs = record.right[RUN], record.right[who]
+            test = mcnemar(own, theirs)
             discordant = f"{test.first_only} : {test.second_only}"
-            rows.append(
-                [str(record.seed), who, percent(theirs), ends(record.right[who]), ahead, discordant, f"{test.mid:.3g}"]
-            )
+            figures = [percent(share(theirs)), ends(theirs), points(own, theirs), discordant, f"{test.mid:.3g}"]
+            rows.append([str(record.seed), who, *figures])
     if not rows:
         alone = all(its_own_control(record.facts["recipe"]) for record in records)
         return "Trained on labels alone and not pruned: its own control." if alone else "No controls are recorded."
@@ -359,6 +356,11 @@ def share(right: list[bool]) -> float:
     return sum(right) / len(right)
 
 
+def points(right: list[bool], other: list[bool]) -> str:
+    """How far the one is ahead of the other."""
+    return f"{100 * (share(right) - share(other)):+.2f}"
+
+
 def ends(right: list[bool]) -> str:
     low, high = wilson_interval(sum(right), len(right))
     return f"[{100 * low:.2f}, {100 * high:.2f}]"
@@ -385,6 +387,22 @@ def mean_where_known(shares: list[float | None]) -> float | None:
     return mean_sd(known)[0] if len(known) == len(shares) else None
 
 
+def pages(records: Path, out: Path) -> dict[Path, str]:
+    """Every file that is made of the records, with what it says; raises RecordError."""
+    found, sweeps = read_all(records), read_sweeps(records)
+    if not found:
+        raise RecordError(f"there are no records in {records}; `attar record RUN {records}` makes them")
+    order = sorted(found, key=lambda name: min(r.facts["cost"]["after"]["params"] for r in found[name]))
+    made = {
+        out: page(found, sweeps, records),
+        out.parent / PICTURE: results_svg([shown(name, found[name]) for name in order]),
+    }
+    readme = out.parent / "README.md"
+    if readme.is_file():
+        made[readme] = with_table(readme.read_text(), overview(found))
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=Path("records"))
@@ -392,20 +410,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is not up to date")
     options = parser.parse_args()
     try:
-        found, sweeps = read_all(options.records), read_sweeps(options.records)
-    except RecordError as error:
-        sys.exit(f"results: {error}")
-    if not found:
-        sys.exit(f"results: there are no records in {options.records}; `attar record RUN {options.records}` makes them")
-    order = sorted(found, key=lambda name: min(r.facts["cost"]["after"]["params"] for r in found[name]))
-    made = {
-        options.out: page(found, sweeps, options.records),
-        options.out.parent / PICTURE: results_svg([shown(name, found[name]) for name in order]),
-    }
-    readme = options.out.parent / "README.md"
-    try:
-        if readme.is_file():
-            made[readme] = with_table(readme.read_text(), overview(found))
+        made = pages(options.records, options.out)
     except RecordError as error:
         sys.exit(f"results: {error}")
     for path, text in made.items():

@@ -15,6 +15,8 @@ from attar.train import Machine, TrainState, fit
 from attar.train import fast_groups as module_under_test
 from attar.train.fast_groups import fast_groups, faster_forward
 
+NATIVE = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
 
 def grouped(inputs: int, outputs: int, kernel: object, stride: object, groups: int, **more: object) -> nn.Conv2d:
     torch.manual_seed(0)
@@ -91,8 +93,9 @@ def test_depthwise_values_and_gradients(kernel: int | tuple[int, int], stride: i
             continue
         x = batch(3, 6, *size)
         for wanted, own, theirs in zip(*(step(module, x, how) for how in ("exact", "attar", "torch")), strict=True):
-            # one rounding to bfloat16; torch's own gradients have more where the CPU has no bfloat16
-            assert error(own, wanted) < max(0.004, 1.05 * error(theirs, wanted)), (padding, size, bias)
+            # one rounding to bfloat16; where the CPU has none, torch's own gradients have more
+            most = 0.004 if NATIVE else max(0.004, 1.05 * error(theirs, wanted))
+            assert error(own, wanted) < most, (padding, size, bias)
 
 
 @pytest.mark.parametrize(

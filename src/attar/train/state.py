@@ -60,9 +60,7 @@ class TrainState:
 
     def begin(self, training: Training) -> None:
         """Set the optimiser and the moving average up for a call of the loop; what they gathered stays where it fits."""
-        moments = self._moments()
-        self._training, self.optimiser = training, _optimiser(self.model, training, self.machine)
-        self._set_moments(moments)
+        self._make_optimiser(training, self._moments())
         if training.ema == 0:
             self.ema = None
         elif self.ema is None:
@@ -134,8 +132,7 @@ class TrainState:
             assert not wrong, f"the cut did not say how {wrong} became smaller"
         if self.optimiser is not None:
             assert self._training is not None
-            self.optimiser = _optimiser(self.model, self._training, self.machine)
-            self._set_moments(moments)
+            self._make_optimiser(self._training, moments)
 
     def release(self) -> None:
         """Let go of the gradients, and of the memory that a recorded step kept for them."""
@@ -181,12 +178,11 @@ class TrainState:
         now = self.model.state_dict()
         self.ema = {name: _like(average, now[name]) for name, average in _below(tensors, "ema/").items()} or None
         self.position = Position(**numbers)
-        self._training, self.optimiser = training, _optimiser(self.model, training, self.machine)
         moments: dict[str, dict[str, torch.Tensor]] = {}
         for name, tensor in _below(tensors, "moment/").items():
             parameter, key = name.rsplit("/", 1)
             moments.setdefault(parameter, {})[key] = tensor
-        self._set_moments(moments)
+        self._make_optimiser(training, moments)
         torch.set_rng_state(tensors["rng/cpu"])
         if "rng/cuda" in tensors and torch.device(self.machine.device).type == "cuda":
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.machine.device)
@@ -199,8 +195,9 @@ class TrainState:
         named = ((name, self.optimiser.state.get(p, {})) for name, p in self._named.items())
         return {name: {k: v for k, v in state.items() if v is not None} for name, state in named if state}
 
-    def _set_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
-        assert self.optimiser is not None
+    def _make_optimiser(self, training: Training, moments: dict[str, dict[str, torch.Tensor]]) -> None:
+        """A new optimiser of the parameters as they are now, with those of the moments that fit it."""
+        self._training, self.optimiser = training, _optimiser(self.model, training, self.machine)
         for name, parameter in self._named.items():
             state = moments.get(name, {})
             if set(state) == _kept(self.optimiser, parameter):  # another optimiser's moments mean nothing to this one
